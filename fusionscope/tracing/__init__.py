@@ -1,0 +1,32 @@
+"""Run a model with one modality changed at a time: calls, slots, axes, streams, levels and fusion points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusionscope._lazy import attach
+
+if TYPE_CHECKING:
+    from fusionscope.tracing._call import Axes as Axes
+    from fusionscope.tracing._call import Call as Call
+    from fusionscope.tracing._call import FusionPoint as FusionPoint
+    from fusionscope.tracing._levels import Tap as Tap
+    from fusionscope.tracing._reader import TapReader as TapReader
+    from fusionscope.tracing._state import ModelState as ModelState
+    from fusionscope.tracing._state import quiet as quiet
+    from fusionscope.tracing._trace import Trace as Trace
+    from fusionscope.tracing._trace import trace as trace
+
+_exports = {
+    "Axes": "_call",
+    "Call": "_call",
+    "FusionPoint": "_call",
+    "ModelState": "_state",
+    "Tap": "_levels",
+    "TapReader": "_reader",
+    "Trace": "_trace",
+    "quiet": "_state",
+    "trace": "_trace",
+}
+__getattr__, __dir__ = attach(__name__, _exports)
+__all__ = sorted(_exports)

@@ -1,0 +1,195 @@
+"""Keep and give back everything a forward pass may change: a traced or measured model is left as it was found."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (list, dict, set, deque)
+_OWN = frozenset(vars(nn.Module()))
+
+
+class ModelState:
+    """A snapshot of parameters, buffers, gradients, tensor and container attributes, modes and random generators.
+
+    Flags (bools, strings) and attributes that a forward adds are left alone: libraries install things lazily behind
+    them, and rolling only the flag back would install them twice.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [(name, module) for name, module in model.named_modules()]
+        self.values: dict[int, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
+        self.registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.attributes: list[tuple[str, nn.Module, str, Any, Any]] = []
+        self.modes = [(module, module.training) for _, module in self.modules]
+        for name, module in self.modules:
+            for store in (module._parameters, module._buffers):
+                for _, tensor in store.items():  # a scripted store has items() only
+                    if tensor is not None and id(tensor) not in self.values:
+                        self.values[id(tensor)] = (tensor, tensor.detach().clone(), tensor.requires_grad, tensor.grad)
+                if not isinstance(module, torch.jit.ScriptModule):
+                    self.registered.append((store, dict(store)))
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            for key, value in vars(module).items():
+                if key not in _OWN:
+                    self.attributes.append((name, module, key, value, _kept(value)))
+        self.grads = [
+            (tensor, grad, grad.detach().clone()) for tensor, _, _, grad in self.values.values() if grad is not None
+        ]
+        self.rng = _rng_state()
+
+    @torch.no_grad()
+    def restore(self) -> list[str]:
+        """Put everything back; return the names of what had changed."""
+        changed: list[str] = []
+        for store, before in self.registered:
+            if any(store.get(key) is not value for key, value in before.items()):
+                changed += [key for key, value in before.items() if store.get(key) is not value]
+                store.update(before)
+        for tensor, value, requires_grad, grad in self.values.values():
+            if not _same(tensor, value):
+                tensor.data = value.clone() if tensor.shape != value.shape else tensor.data
+                tensor.copy_(value)
+                changed.append(self._name_of(tensor))
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.grad is not grad:
+                tensor.grad = grad
+        for _, grad, value in self.grads:
+            if not _same(grad, value):
+                grad.copy_(value)
+        for name, module, key, value, kept in self.attributes:
+            now = vars(module).get(key)
+            if _differs(now, value, kept):
+                changed.append(f"{name}.{key}" if name else key)
+                _put_back(module, key, value, kept)
+        for module, training in self.modes:
+            module.training = training
+        _set_rng(self.rng)
+        return changed
+
+    def _name_of(self, tensor: Tensor) -> str:
+        for name, module in self.modules:
+            for key, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is tensor:
+                    return f"{name}.{key}" if name else key
+        return "a tensor"
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Generator[None, None, None]:
+    """Run ``model`` eagerly, in eval mode, without gradients, with attention's fused fast path off.
+
+    Modes are put back per module. The fast path skips submodules and its results differ in the last bits.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, training in modes:
+            module.training = training
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, _CONTAINERS):
+        try:
+            return copy.deepcopy(value) if not _holds_modules(value) else copy.copy(value)
+        except Exception:
+            return copy.copy(value)
+    return value
+
+
+def _holds_modules(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return any(isinstance(item, nn.Module | nn.Parameter) for item in items)
+
+
+def _differs(now: Any, value: Any, kept: Any) -> bool:
+    if isinstance(value, Tensor):
+        return now is not value or not _same(value, kept)
+    if isinstance(value, torch.Generator):
+        return not torch.equal(value.get_state(), kept)
+    if isinstance(value, _CONTAINERS):
+        return now is not value or not _equal(value, kept)
+    if value is None:
+        return isinstance(now, (Tensor, tuple, *_CONTAINERS))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return now != value
+    return False
+
+
+def _put_back(module: nn.Module, key: str, value: Any, kept: Any) -> None:
+    if isinstance(value, Tensor):
+        value.copy_(kept) if value.shape == kept.shape else setattr(value, "data", kept.clone())
+    elif isinstance(value, torch.Generator):
+        value.set_state(kept)
+    elif isinstance(value, list | deque):
+        value.clear()
+        value.extend(_kept(kept))
+    elif isinstance(value, dict | set):
+        value.clear()
+        value.update(_kept(kept))
+    vars(module)[key] = value
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or _same(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple | deque) and type(a) is type(b):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if a is b:
+        return True
+    try:
+        return type(a).__eq__ is object.__eq__ or bool(a == b)
+    except Exception:
+        return True
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    if a.layout != torch.strided:
+        return bool(torch.equal(a.to_dense(), b.to_dense()))
+    return bool(torch.equal(a, b)) or (
+        a.is_floating_point() and bool(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)))
+    )
+
+
+def _rng_state() -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_rng(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
