@@ -1,0 +1,112 @@
+"""What each command does once its options are read."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fusionscope._files import writable_parent
+from fusionscope.cli._options import DissectOptions, ReportOptions
+from fusionscope.data import DataSplits, load_data
+from fusionscope.dissection import dissect, load
+from fusionscope.engine import TrainConfig, load_run, load_weights, train
+from fusionscope.errors import FileError, InputError
+
+
+def run(options: TrainConfig | DissectOptions | ReportOptions) -> None:
+    """Run the command that the options belong to."""
+    if isinstance(options, TrainConfig):
+        print(f"run folder: {train(options)}")
+    elif isinstance(options, DissectOptions):
+        _dissect(options)
+    else:
+        folder = Path(options.folder)
+        print(f"report: {load(folder).report(options.out or folder.parent / 'report.html').resolve()}")
+
+
+def _dissect(options: DissectOptions) -> None:
+    if bool(options.run) == bool(options.model):
+        raise InputError("give a run folder or --model package.module:function, one of the two")
+    if not options.out and not options.run:
+        raise InputError("with --model, say where the tables go: --out FOLDER")
+    out = Path(options.out) if options.out else Path(options.run) / "dissection"
+    report = Path(options.report) if options.report else out.parent / "report.html"
+    prior, data = None, None
+    if options.run:
+        if options.weights:
+            raise InputError("--weights goes with --model; a run folder has its own")
+        trained = load_run(options.run, data=not options.data)
+        model, data, prior = trained.model, trained.data, trained.prior
+    else:
+        model = _call(options.model, "--model", nn.Module)
+        if options.weights:
+            load_weights(model, options.weights)
+        if not options.data:
+            raise InputError("with --model, say what to read: --data SPEC or --data package.module:function")
+    loader, about = _loader(options, data)
+    for path in (out, report):
+        writable_parent(path)
+    if out.exists() and not (out / "manifest.json").exists():
+        raise FileError(f"{out} exists and is not a dissection; choose another --out")
+    splits = loader if isinstance(loader, DataSplits) else None
+    found = dissect(
+        model,
+        splits.loader(options.split, options.batch_size) if splits else loader,
+        measures=options.measures,
+        classes=(splits.classes or None) if splits else None,
+        fill=options.fill,
+        empty=None if options.empty == "auto" else options.empty,
+        prior=prior,
+        metric=None if options.metric == "auto" else options.metric,
+        permutations=options.permutations,
+        alpha=options.alpha,
+        seed=options.seed,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        truth=splits.truth if splits else None,
+        data=about,
+    )
+    found.save(out)
+    found.report(report)
+    print(found)
+    print(f"tables: {out.resolve()}\nreport: {report.resolve()}")
+
+
+def _loader(options: DissectOptions, data: DataSplits | None) -> tuple[Any, dict[str, str]]:
+    spec = options.data
+    scheme, _, rest = spec.partition(":")
+    if data is None and rest.isidentifier() and scheme != "npz":
+        loader = _call(spec, "--data", Iterable)
+        return loader, {"spec": spec, "split": ""}
+    splits = data if data is not None else load_data(spec, seed=options.seed)
+    return splits, {"spec": splits.spec, "split": options.split}
+
+
+def _call(name: str, option: str, kind: type) -> Any:
+    """Import ``package.module:function`` (the current folder counts) and call it."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise InputError(f"{option} takes package.module:function, not {name!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        made = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{option}: cannot import {module!r} ({error}); run from the folder that holds it") from error
+    except AttributeError as error:
+        raise InputError(f"{option}: module {module!r} has no {function!r}") from error
+    with contextlib.suppress(TypeError):
+        if isinstance(made, kind) and not isinstance(made, type):
+            return made
+    value = made()
+    if not isinstance(value, kind):
+        raise InputError(
+            f"{option}: {name} gave a {type(value).__name__}; expected a {kind.__module__}.{kind.__name__}"
+        )
+    return value

@@ -1,0 +1,79 @@
+"""``fusionscope``: parse, run one command, turn an expected error into one message and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from fusionscope import __version__
+from fusionscope.cli._options import DissectOptions, ReportOptions
+from fusionscope.engine import TrainConfig
+from fusionscope.errors import FusionscopeError
+
+ABOUT = """\
+See what each modality contributes to a multimodal PyTorch model.
+
+Examples:
+  fusionscope train --data scenes --out runs/demo
+  fusionscope dissect runs/demo
+  fusionscope dissect --model my_package.models:build --weights best.safetensors --data my_package.data:loader --out d
+  fusionscope report d"""
+
+TRAIN = """\
+Train a baseline (an encoder per modality, concatenation, a head) and write a run folder.
+
+Examples:
+  fusionscope train --data scenes --out runs/demo
+  fusionscope train --data "npz:FILE.npz?inputs=image:NHW,audio:NTC&target=label&split=split" --out runs/av --seed 1
+  fusionscope train --data digits --out runs/top --modalities top"""
+
+DISSECT = """\
+Measure what each modality contributes, where modalities agree and differ; write tables and an HTML report.
+
+Examples:
+  fusionscope dissect runs/demo
+  fusionscope dissect runs/demo --split val --fill zero --out zero-fill
+  fusionscope dissect --model my_package.models:build --weights best.safetensors --data digits --out d"""
+
+REPORT = """\
+Write the HTML report of a saved dissection again.
+
+Examples:
+  fusionscope report runs/demo/dissection --out demo.html"""
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False)]
+    | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
+    | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, 2 (a message says what to mend) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"fusionscope {__version__}")
+        return
+    options = tyro.cli(Command, prog="fusionscope", description=ABOUT, args=arguments)  # ty: ignore[no-matching-overload]
+    try:
+        from fusionscope.cli import _commands
+
+        _commands.run(options)
+    except FusionscopeError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("fusionscope: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not getattr(error, "from_model", False):
+            raise
+        notes = "; ".join(getattr(error, "__notes__", []))
+        _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
+
+
+def _fail(message: str) -> None:
+    print(f"fusionscope: error: {message}", file=sys.stderr)
+    sys.exit(2)

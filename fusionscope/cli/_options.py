@@ -1,0 +1,54 @@
+"""What the commands other than ``train`` are told. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import tyro
+
+
+class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope dissect``."""
+
+    run: Annotated[str, tyro.conf.Positional] = ""
+    """Run folder made by `fusionscope train`; leave it out and give --model for a model of your own."""
+    model: str = ""
+    """Your model: package.module:function, a function without arguments that returns a torch.nn.Module."""
+    weights: str = ""
+    """Weights for --model, a .safetensors file."""
+    data: str = ""
+    """Data as for `train`, or package.module:function that returns a loader of batches (default: the run's)."""
+    split: str = "test"
+    """Which split of the data to read."""
+    out: str = ""
+    """Folder for the tables (default: RUN/dissection)."""
+    report: str = ""
+    """Path of the HTML report (default: report.html in the output folder's parent)."""
+    measures: tuple[Literal["similarity", "selectivity", "removal"], ...] = ("similarity", "selectivity", "removal")
+    """Instruments to run."""
+    batch_size: int = 64
+    """Samples per forward."""
+    fill: Literal["resample", "zero", "mean", "present"] = "resample"
+    """What stands in for an absent modality: another sample's, zeros, the batch mean, or the model's own mask."""
+    empty: Literal["auto", "majority", "filled"] = "auto"
+    """The value of no modality at all: always the majority class of training, or every modality filled in."""
+    metric: Literal["auto", "accuracy", "miou", "r2", "loglik"] = "auto"
+    """Metric of the removal table (auto: accuracy, mIoU or R2 by task)."""
+    permutations: int = 100
+    """Permutations behind each null."""
+    alpha: float = 0.05
+    """Error rate of bounds and intervals."""
+    seed: int = 0
+    """Seed of permutations, bootstrap and resampling."""
+    device: str = ""
+    """Device to run on (default: cuda if there is one)."""
+
+
+class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope report``."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder that `fusionscope dissect` wrote."""
+    out: str = ""
+    """Path of the HTML report (default: report.html in the folder's parent)."""

@@ -1,0 +1,24 @@
+"""Run a user's model to measure it: taps, coalitions of modalities, and the ``Dissection`` they give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusionscope._lazy import attach
+
+if TYPE_CHECKING:
+    from fusionscope.dissection._coalitions import fill_in as fill_in
+    from fusionscope.dissection._coalitions import subsets as subsets
+    from fusionscope.dissection._dissect import dissect as dissect
+    from fusionscope.dissection._dissection import Dissection as Dissection
+    from fusionscope.dissection._dissection import load as load
+
+_exports = {
+    "Dissection": "_dissection",
+    "dissect": "_dissect",
+    "fill_in": "_coalitions",
+    "load": "_dissection",
+    "subsets": "_coalitions",
+}
+__getattr__, __dir__ = attach(__name__, _exports)
+__all__ = sorted(_exports)

@@ -1,0 +1,328 @@
+"""``dissect``: trace a model, pick taps, stream the data once, and return a ``Dissection``."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fusionscope
+from fusionscope._nest import tensors
+from fusionscope.batch import Adapter, Batch, unwrap
+from fusionscope.dissection import _tables
+from fusionscope.dissection._coalitions import Fill, check_fill, fill_in, subsets
+from fusionscope.dissection._dissection import SCHEMA, Dissection
+from fusionscope.dissection._progress import progress_bar
+from fusionscope.dissection._stream import Stream
+from fusionscope.dissection._task import Task, infer_task
+from fusionscope.errors import InputError, did_you_mean
+from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, resolve_score
+from fusionscope.tracing import ModelState, Tap, TapReader, Trace, quiet, trace
+
+MEASURES = ("similarity", "selectivity", "removal")
+TRACED = 16
+
+
+def dissect(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    modalities: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    adapter: Adapter | None = None,
+    measures: Sequence[str] = MEASURES,
+    taps: Mapping[str, Sequence[str]] | None = None,
+    layouts: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    fill: Fill = "resample",
+    empty: Literal["majority", "filled"] | None = None,
+    prior: Any = None,
+    metric: Any = None,
+    permutations: int = 100,
+    alpha: float = 0.05,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    truth: Mapping[str, Mapping[str, Any]] | None = None,
+    data: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> Dissection:
+    """Measure what each modality contributes to ``model``, and where the modalities agree and differ.
+
+    Traces the model on the first batch, then reads the loader once. For every batch the model runs once with hooks on
+    the taps, and once for each further subset of modalities. Features are reduced inside the hooks; none is kept.
+
+    Args:
+        model: a trained model; it is run in eval mode without gradients and left as it was found.
+        loader: any iterable of batches; see :class:`fusionscope.Adapter` for what a batch may be.
+        modalities: names or groups of keys, passed to the adapter.
+        adapter: how to read a batch and call the model, where that cannot be inferred.
+        measures: which of ``similarity`` (CKA between all taps), ``selectivity`` (η² and ε² per unit and class) and
+            ``removal`` (the metric for every subset of modalities).
+        taps: for each modality the calls to measure, by path or id; default: chosen from the trace.
+        layouts: the axes of taps whose units cannot be told, as ``{"path": "NHWC"}``.
+        classes: names of the classes.
+        fill: what stands in for an absent modality: ``resample``, ``zero``, ``mean``, ``present``, or a function.
+        empty: the value of no modality at all: ``majority`` (needs ``prior``) or ``filled``; default: ``majority`` if
+            ``prior`` is given.
+        prior: class counts (or, for regression, the mean) of the *training* targets.
+        metric: ``accuracy``, ``miou``, ``r2``, ``loglik``, a torchmetrics metric, or a function of output and target
+            that gives one value per sample; default by task.
+        permutations: how many for each null.
+        alpha: error rate of bounds and intervals.
+        seed: for permutations, bootstrap and resampling.
+        device: where to run; default: where the model's parameters are.
+        truth: planted truth by class, as data sets of fusionscope give it.
+        data: what to write into the manifest about the data, as ``{"spec": ..., "split": ...}``.
+        progress: show a progress bar; default: if a terminal is there.
+
+    Raises:
+        InputError: for a setting, a batch or a target that does not fit.
+        ModelError: if the model keeps state, or takes another path on a later batch.
+
+    >>> from torch.utils.data import DataLoader
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.a, self.b, self.head = nn.Linear(3, 5), nn.Linear(2, 5), nn.Linear(10, 7)
+    ...     def forward(self, a, b):
+    ...         return self.head(torch.cat([self.a(a), self.b(b)], 1))
+    >>> samples = [{"a": torch.randn(3), "b": torch.randn(2), "label": i % 7} for i in range(64)]
+    >>> found = dissect(Net(), DataLoader(samples, batch_size=32), progress=False)
+    >>> list(found.tables)
+    ['taps', 'similarity', 'selectivity', 'removal']
+    """
+    begin = time.perf_counter()
+    _check_names("measure", measures, MEASURES)
+    check_fill(fill)
+    adapter = adapter or Adapter(modalities)
+    device = torch.device(device) if device is not None else _device_of(model)
+    stream = Stream(loader, adapter)
+    batches = iter(stream)
+    first = next(batches)
+    state = ModelState(unwrap(model))
+    home = _device_of(model)
+    try:
+        if home != device:
+            model.to(device)
+        few = first.take(torch.arange(min(first.size, TRACED))).to(device)
+        found = trace(model, few, adapter=adapter, layouts=layouts)
+        chosen = _choose(found, taps)
+        traced = time.perf_counter()
+        with quiet(unwrap(model)):
+            task = infer_task(adapter.output(adapter.call(model, few.clone())), few.target, classes)
+        run = _Run(model, adapter, found, chosen, task, measures, fill, seed, device)
+        run.prepare(metric, empty, prior, permutations, alpha)
+        steps = len(stream)
+        with quiet(unwrap(model)), progress_bar("dissecting", steps, progress) as tick:
+            for index, batch in enumerate(_chain(first, batches)):
+                run.step(batch.to(device), index)
+                tick()
+        tables, arrays = run.tables(truth)
+    finally:
+        if home != device:
+            model.to(home)
+        state.restore()
+    end = time.perf_counter()
+    manifest = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": type(unwrap(model)).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "fingerprint": _model_fingerprint(model),
+        },
+        "data": {
+            "spec": "a user's loader",
+            "split": "",
+            **(data or {}),
+            "samples": stream.samples,
+            "batches": stream.batches,
+            "fingerprint": stream.fingerprint,
+        },
+        "modalities": list(found.modalities),
+        "classes": list(task.classes),
+        "task": task.kind,
+        "parameters": {
+            "measures": list(measures),
+            "fill": fill if isinstance(fill, str) else getattr(fill, "__name__", "a function"),
+            "empty": run.empty,
+            "metric": run.metric_name,
+            "permutations": permutations,
+            "alpha": alpha,
+            "seed": seed,
+            "batch_size": first.size,
+            "device": str(device),
+        },
+        "versions": {
+            "fusionscope": fusionscope.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "wall_s": {
+            "trace": round(traced - begin, 3),
+            "stream": round(end - traced, 3),
+            "total": round(end - begin, 3),
+        },
+        "forwards": {"trace": found.forwards, "stream": run.forwards},
+        "messages": [*found.messages, *task.notes, *run.notes],
+    }
+    return Dissection(tables, manifest, found.to_dict() | {"taps": [tap.id for tap in chosen]}, arrays)
+
+
+class _Run:
+    """The instruments of one dissection and the forwards that feed them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        found: Trace,
+        taps: list[Tap],
+        task: Task,
+        measures: Sequence[str],
+        fill: Fill,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.adapter, self.taps, self.task = model, adapter, taps, task
+        self.modalities = found.modalities
+        self.measures, self.fill, self.seed, self.device = measures, fill, seed, device
+        self.forwards = 0
+        self.notes: list[str] = []
+        self.cka: MinibatchCKA | None = None
+        self.eta: EtaSquared | None = None
+        self.coalitions: CoalitionTable | None = None
+        self.metric_name = ""
+        self.empty: Literal["majority", "filled", ""] = ""
+
+    def prepare(
+        self, metric: Any, empty: Literal["majority", "filled"] | None, prior: Any, permutations: int, alpha: float
+    ) -> None:
+        """Make the instruments that the data and the task allow; say which cannot be."""
+        ids = [tap.id for tap in self.taps]
+        if not ids and set(self.measures) & {"similarity", "selectivity"}:
+            self.notes.append("no call depends on one modality alone: no similarity and no selectivity")
+        if "similarity" in self.measures and ids:
+            self.cka = MinibatchCKA(ids, permutations=permutations, alpha=alpha, seed=self.seed).to(self.device)
+        if "selectivity" in self.measures and ids:
+            if self.task.kind in ("classification", "dense"):
+                count = len(self.task.classes)
+                self.eta = EtaSquared(ids, count, permutations=permutations, alpha=alpha, seed=self.seed)
+                self.eta = self.eta.to(self.device)
+            else:
+                self.notes.append(f"class selectivity needs class labels; the task is {self.task.kind}")
+        if "removal" in self.measures:
+            if self.task.kind == "none":
+                self.notes.append("removal needs a target in each batch; there is none")
+                return
+            score = resolve_score(metric, self.task.kind, len(self.task.classes))
+            empty = empty or ("majority" if prior is not None else "filled")
+            self.empty = empty
+            self.metric_name = score.name
+            self.coalitions = CoalitionTable(
+                self.modalities,
+                score=score,
+                alpha=alpha,
+                seed=self.seed,
+                empty=empty,
+                prior=prior if empty == "majority" else None,
+            )
+
+    @torch.no_grad()
+    def step(self, batch: Batch, index: int) -> None:
+        """Feed one batch to all instruments."""
+        output = self._tapped(batch, index)
+        if self.coalitions is None:
+            return
+        target, group = batch.target, batch.group
+        for subset in subsets(self.modalities):
+            if not subset and self.empty == "majority":
+                continue
+            if len(subset) < len(self.modalities):
+                absent = [m for m in self.modalities if m not in subset]
+                filled = fill_in(batch, absent, self.fill, seed=self.seed, index=index)
+                output = self._forward(filled)
+            self.coalitions.update(subset, self.task.prediction(output, target), target, group)
+
+    def _tapped(self, batch: Batch, index: int) -> Tensor:
+        instruments: list[Any] = [one for one in (self.cka, self.eta) if one is not None]
+        contexts = [one.context(batch.size, batch.target, index) for one in instruments]
+        reduced: list[dict[str, Any]] = [{} for _ in instruments]
+
+        def use(tap: Tap, features: Tensor) -> None:
+            for one, context, store in zip(instruments, contexts, reduced, strict=True):
+                store[tap.id] = one.reduce(features, context)
+
+        with TapReader(self.model, self.taps, use) if instruments else nullcontext() as reader:
+            if reader is not None:
+                reader.start()
+            output = self._forward(batch)
+            if reader is not None:
+                reader.check()
+        for one, context, store in zip(instruments, contexts, reduced, strict=True):
+            one.update(store, context)
+        return output
+
+    def _forward(self, batch: Batch) -> Tensor:
+        self.forwards += 1
+        return self.adapter.output(self.adapter.call(self.model, batch.clone()))
+
+    def tables(self, truth: Mapping[str, Mapping[str, Any]] | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Compute everything and lay it out as tidy tables and arrays."""
+        tables: dict[str, Any] = {"taps": _tables.taps(self.taps)}
+        arrays: dict[str, np.ndarray] = {}
+        if self.cka is not None:
+            tables["similarity"] = _tables.similarity(self.cka.compute(), self.taps)
+        if self.eta is not None:
+            result = self.eta.compute()
+            tables["selectivity"], arrays = _tables.selectivity(result, self.taps, self.task.classes)
+        if self.coalitions is not None:
+            tables["removal"] = _tables.removal(self.coalitions.compute(), self.modalities, self.metric_name)
+        if truth and self.eta is not None:
+            tables["recovery"] = _tables.recovery(tables["selectivity"], truth, self.modalities)
+        return tables, arrays
+
+
+def _choose(found: Trace, wanted: Mapping[str, Sequence[str]] | None) -> list[Tap]:
+    if wanted is None:
+        return [tap for taps in found.taps.values() for tap in taps if tap.call.axes.unit is not None]
+    _check_names("modality", wanted, found.modalities)
+    chosen = []
+    for modality, names in wanted.items():
+        for level, name in enumerate(names):
+            chosen.append(Tap(modality, level, (level + 1) / len(names), found.call(name)))
+    return chosen
+
+
+def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown {what} {name!r}; expected {', '.join(known)}.{did_you_mean(name, known)}")
+
+
+def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:
+    yield first
+    yield from rest
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _model_fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
+        digest.update(name.encode())
+        for _, part in tensors(tensor):
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

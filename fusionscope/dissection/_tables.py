@@ -1,0 +1,142 @@
+"""From the instruments' results to tidy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusionscope.measures import CKAResult, EtaResult, RemovalResult
+from fusionscope.tracing import Tap
+
+
+def taps(chosen: Sequence[Tap]) -> pd.DataFrame:
+    """One row per tap: where it is and what it holds."""
+    rows = [
+        {
+            "tap": tap.id,
+            "modality": tap.modality,
+            "level": tap.level,
+            "depth": tap.depth,
+            "path": tap.call.path,
+            "index": tap.call.index,
+            "slot": tap.call.slot,
+            "module": tap.call.module,
+            "units": tap.units,
+            "locations": "x".join(map(str, tap.locations)),
+        }
+        for tap in chosen
+    ]
+    columns = ["tap", "modality", "level", "depth", "path", "index", "slot", "module", "units", "locations"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def similarity(result: CKAResult, chosen: Sequence[Tap]) -> pd.DataFrame:
+    """One row per ordered pair of taps."""
+    rows = []
+    for i, a in enumerate(chosen):
+        for j, b in enumerate(chosen):
+            rows.append(
+                {
+                    "tap_a": a.id,
+                    "tap_b": b.id,
+                    "modality_a": a.modality,
+                    "level_a": a.level,
+                    "modality_b": b.modality,
+                    "level_b": b.level,
+                    "cka": float(result.matrix[i, j]),
+                    "low": float(result.low[i, j]),
+                    "high": float(result.high[i, j]),
+                    "null_mean": float(result.null_mean[i, j]),
+                    "null_high": float(result.null_high[i, j]),
+                    "reason": str(result.reason[i, j]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def selectivity(
+    result: EtaResult, chosen: Sequence[Tap], classes: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """One row per tap and concept ("overall" first), and the full arrays of every unit."""
+    rows = []
+    arrays: dict[str, np.ndarray] = {}
+    for tap in chosen:
+        eta = result.taps[tap.id]
+        arrays[f"eta2/{tap.id}"], arrays[f"epsilon2/{tap.id}"] = eta.eta2, eta.epsilon2
+        for cell, concept in enumerate(["overall", *classes]):
+            unit = int(eta.best_unit[cell])
+            rows.append(
+                {
+                    "tap": tap.id,
+                    "modality": tap.modality,
+                    "level": tap.level,
+                    "concept": concept,
+                    "best_unit": unit,
+                    "eta2": float(eta.eta2[cell, unit]) if unit >= 0 else float("nan"),
+                    "epsilon2": float(eta.best_epsilon2[cell]),
+                    "mean_epsilon2": float(eta.mean_epsilon2[cell]),
+                    "null_mean": float(eta.null_mean[cell]),
+                    "null_high": float(eta.null_high[cell]),
+                    "encoded": bool(eta.encoded[cell]),
+                    "reason": str(eta.reason[cell]),
+                }
+            )
+    return pd.DataFrame(rows), arrays
+
+
+def removal(result: RemovalResult, modalities: Sequence[str], metric: str) -> pd.DataFrame:
+    """One row per subset of modalities, the full set first."""
+    rows = []
+    for row in result.rows:
+        present = [m for m in modalities if m in row.subset]
+        rows.append(
+            {
+                "subset": "+".join(present),
+                "n_present": len(present),
+                "metric": metric,
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "drop": row.drop,
+                "drop_low": row.drop_low,
+                "drop_high": row.drop_high,
+                "reason": row.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def recovery(table: pd.DataFrame, truth: Mapping[str, Mapping[str, Any]], modalities: Sequence[str]) -> pd.DataFrame:
+    """Planted truth beside what was found: per class and modality the tap that stands out most from its null.
+
+    A class whose type says which single modalities can tell it has ``expected`` True or False for each modality;
+    background and classes that need several modalities have none.
+    """
+    rows = []
+    for concept, entry in truth.items():
+        for modality in modalities:
+            mine = table[(table["concept"] == concept) & (table["modality"] == modality)]
+            mine = mine.dropna(subset=["epsilon2", "null_high"])
+            if mine.empty:
+                continue
+            best = mine.loc[(mine["epsilon2"] - mine["null_high"]).idxmax()]
+            says = entry["planted"] not in ("both", "none")
+            expected = modality in entry["modalities"] if says else pd.NA
+            rows.append(
+                {
+                    "concept": concept,
+                    "planted": entry["planted"],
+                    "modality": modality,
+                    "expected": expected,
+                    "best_tap": best["tap"],
+                    "epsilon2": float(best["epsilon2"]),
+                    "null_high": float(best["null_high"]),
+                    "encoded": bool(best["encoded"]),
+                    "agrees": bool(best["encoded"]) == expected if says else pd.NA,
+                }
+            )
+    columns = ["concept", "planted", "modality", "expected", "best_tap", "epsilon2", "null_high", "encoded", "agrees"]
+    return pd.DataFrame(rows, columns=columns).astype({"expected": "boolean", "agrees": "boolean"})

@@ -1,0 +1,70 @@
+"""What a model is asked to do, told from its output and the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusionscope.batch import shape
+from fusionscope.errors import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """``kind`` is "classification", "dense", "regression", or "none" (no target)."""
+
+    kind: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def prediction(self, output: Tensor, target: Any) -> Tensor:
+        """Bring the output to the form the scores take: logits ``[B, K, *target's locations]``, or values."""
+        if self.kind == "classification" and output.ndim <= 2 and (output.ndim == 1 or output.shape[1] == 1):
+            logit = output.reshape(len(output), 1)
+            return torch.cat([torch.zeros_like(logit), logit], 1)
+        if self.kind == "dense" and output.shape[2:] != target.shape[1:]:
+            mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[output.ndim - 2]
+            size = tuple(target.shape[1:])
+            return torch.nn.functional.interpolate(output.float(), size=size, mode=mode, align_corners=False)
+        return output
+
+
+def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None) -> Task:
+    """Tell the task from one batch.
+
+    Integer targets ``[B]`` with logits ``[B, K]`` are classification, integer targets ``[B, ...]`` with logits
+    ``[B, K, ...]`` dense prediction, real-valued targets regression.
+
+    Raises:
+        InputError: if output and target fit none of these, or ``classes`` has another length than the logits.
+
+    >>> infer_task(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)).kind
+    'classification'
+    """
+    if not isinstance(target, Tensor):
+        note = () if target is None else (f"the target is a {type(target).__name__}, not a tensor: it is not used",)
+        return Task("none", tuple(classes or ()), note)
+    if target.is_floating_point():
+        return Task("regression")
+    if target.ndim == 1 and output.ndim <= 2:
+        kind, count = "classification", output.shape[1] if output.ndim == 2 and output.shape[1] > 1 else 2
+    elif target.ndim > 1 and output.ndim == target.ndim + 1:
+        kind, count = "dense", output.shape[1]
+    else:
+        raise InputError(
+            f"cannot score an output {shape(output)} against a target {shape(target)}: expected logits [B, K] with "
+            "integer targets [B], logits [B, K, ...] with integer targets [B, ...], or real-valued targets. Choose the "
+            "prediction with fs.Adapter(output=...), or leave the target out"
+        )
+    if classes is not None and len(classes) != count:
+        raise InputError(f"{len(classes)} class names were given, but the model's output has {count} classes")
+    largest = int(target.max()) if target.numel() else 0
+    if largest >= count:
+        raise InputError(
+            f"the target holds class {largest}, but the model's output has {count} classes (0 to {count - 1})"
+        )
+    return Task(kind, tuple(classes) if classes is not None else tuple(str(i) for i in range(count)))
