@@ -1,0 +1,156 @@
+"""Slow, obvious versions of every instrument: loops over samples, classes and permutations, in float64."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+
+
+def hsic1(K, L):
+    """The published formula, term by term."""
+    n = len(K)
+    K, L = K.copy(), L.copy()
+    np.fill_diagonal(K, 0)
+    np.fill_diagonal(L, 0)
+    trace = sum(K[i, j] * L[j, i] for i in range(n) for j in range(n))
+    middle = sum(K[i, j] * L[j, k] for i in range(n) for j in range(n) for k in range(n))
+    return (trace + K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * middle) / (n * (n - 3))
+
+
+def gram(x):
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    x = x - x.mean(0)
+    return x @ x.T
+
+
+def ratio(cross):
+    own = np.sqrt(np.diagonal(cross))
+    return cross / own[:, None] / own
+
+
+def cka(taps, batches, orders, folds, alpha):
+    """Matrix, interval and null; ``batches`` are lists of features, ``orders`` the permutations of each batch."""
+    from scipy.stats import t
+
+    L, P = len(taps), len(orders[0])
+    parts, chance, sizes = np.zeros((folds, L, L)), np.zeros((P, L, L)), np.zeros(folds)
+    for b, features in enumerate(batches):
+        K = [gram(features[tap]) for tap in taps]
+        n = len(K[0])
+        sizes[b % folds] += n
+        for i, j in product(range(L), range(L)):
+            parts[b % folds, i, j] += n * hsic1(K[i], K[j])
+            for p, order in enumerate(orders[b]):
+                low, high = min(i, j), max(i, j)
+                chance[p, i, j] += n * hsic1(K[low], K[high][np.ix_(order, order)])
+    whole = parts.sum(0)
+    matrix = ratio(whole)
+    used = [f for f in range(folds) if sizes[f]]
+    pseudo, h = [], []
+    for f in used:
+        h.append(sizes.sum() / sizes[f])
+        pseudo.append(h[-1] * matrix - (h[-1] - 1) * ratio(whole - parts[f]))
+    mean = sum(p / w for p, w in zip(pseudo, h, strict=True))
+    se = np.sqrt(sum((p - mean) ** 2 / (w - 1) for p, w in zip(pseudo, h, strict=True)) / len(used))
+    width = t.ppf(1 - alpha / 2, len(used) - 1) * se
+    own = np.sqrt(np.diagonal(whole))
+    chance = chance / own[:, None] / own
+    largest = sorted(max(c[i, j] for i in range(L) for j in range(i + 1, L)) for c in chance)
+    bound = largest[math.ceil((1 - alpha) * (P + 1) - 1e-9) - 1]
+    return {
+        "matrix": matrix,
+        "low": matrix - width,
+        "high": matrix + width,
+        "null_mean": chance.mean(0),
+        "null_high": np.full((L, L), bound),
+    }
+
+
+def pure(labels, shape, classes, purity):
+    """Label of each cell of a coarser or equal grid, -1 where no class covers enough of it; labels ``[H, W]``."""
+    H, W = labels.shape
+    out = np.full(shape, -1)
+    for r, c in product(range(shape[0]), range(shape[1])):
+        if shape[0] > H or shape[1] > W:
+            out[r, c] = labels[int((r + 0.5) * H / shape[0]), int((c + 0.5) * W / shape[1])]
+            continue
+        top, bottom = r * H // shape[0], -(-(r + 1) * H // shape[0])
+        left, right = c * W // shape[1], -(-(c + 1) * W // shape[1])
+        window = labels[top:bottom, left:right]
+        for k in range(classes):
+            if (window == k).mean() >= purity - 1e-9:
+                out[r, c] = k
+    return out
+
+
+def shares(rows, labels, classes):
+    """Eta squared and epsilon squared ``[1 + classes, U]`` of rows ``[n, U]``."""
+    keep = labels >= 0
+    rows, labels = np.asarray(rows, dtype=np.float64)[keep], labels[keep]
+    eta, eps = np.full((2, classes + 1, rows.shape[1]), np.nan)
+    for cell in range(classes + 1):
+        groups = labels if cell == 0 else (labels == cell - 1).astype(int)
+        names = np.unique(groups)
+        if len(names) < 2 or len(rows) <= len(names):
+            continue
+        for u in range(rows.shape[1]):
+            x = rows[:, u]
+            total = ((x - x.mean()) ** 2).sum()
+            if total <= 1e-12 * (x**2).sum():
+                continue
+            within = sum(((x[groups == g] - x[groups == g].mean()) ** 2).sum() for g in names)
+            df = len(names) - 1
+            eta[cell, u] = (total - within) / total
+            eps[cell, u] = (total - within - df * within / (len(x) - df - 1)) / total
+    return eta, eps
+
+
+def eta(taps, batches, contexts, classes, purity):
+    """Per tap: both shares of the true labels and the null's mean; batches are (features, target)."""
+    out, grids = {}, {}
+    for tap in taps:
+        values = []
+        for p in range(len(contexts[0].order)):
+            rows, labels = [], []
+            for number, ((features, target), context) in enumerate(zip(batches, contexts, strict=True)):
+                x = np.asarray(features[tap], dtype=np.float64)
+                source = np.arange(len(x))
+                if target.ndim == 1:
+                    source = context.order[p].numpy()
+                for block in context.blocks:
+                    b = len(block.members)
+                    source[block.members.numpy()] = block.members.numpy()[(block.pairs[p].numpy() - np.arange(b)) // b]
+                for i in range(len(x)):
+                    label = np.asarray(target)[source[i]]
+                    if target.ndim == 1:
+                        rows.append(x[i].reshape(x.shape[1], -1).mean(1)[None])
+                        labels.append(label[None])
+                    else:
+                        label = label[None] if label.ndim == 1 else label
+                        grid = (1, x.shape[2]) if x.ndim == 3 else x.shape[2:]
+                        rows.append(x[i].reshape(x.shape[1], -1).T)
+                        key = (number, source[i], grid)
+                        if key not in grids:
+                            grids[key] = pure(label, grid, classes, purity).ravel()
+                        labels.append(grids[key])
+            values.append(shares(np.concatenate(rows), np.concatenate(labels), classes))
+        best = np.array([np.nanmax(np.where(np.isnan(v[1]), -np.inf, v[1]), 1) for v in values])
+        out[f"{tap}.eta2"], out[f"{tap}.epsilon2"] = values[0]
+        out[f"{tap}.best_epsilon2"] = best[0]
+        out[f"{tap}.null_mean"] = best[1:].mean(0)
+    return out
+
+
+def score(name, output, target, classes):
+    """Accuracy, mIoU or R² of everything at once, by scikit-learn."""
+    from sklearn.metrics import accuracy_score, jaccard_score, r2_score
+
+    if name == "r2":
+        return r2_score(target, output)
+    guess, target = np.asarray(output).argmax(1).ravel(), np.asarray(target).ravel()
+    guess, target = guess[target >= 0], target[target >= 0]
+    if name == "accuracy":
+        return accuracy_score(target, guess)
+    return jaccard_score(target, guess, average="macro", labels=np.union1d(target, guess))
