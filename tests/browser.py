@@ -180,7 +180,8 @@ class Chromium:
         if answer.get("errorText"):
             raise RuntimeError(f"{self.url}: {answer['errorText']}")
         self._wait_for("Page.loadEventFired")
-        self.evaluate("Promise.resolve(window.pageReady).then(() => new Promise(r => setTimeout(r, 100)))")
+        self.evaluate("Promise.resolve(window.pageReady).catch(e => console.error(String(e)))")
+        self.evaluate("new Promise(r => setTimeout(r, 100))")
 
     def screenshot(self, png: str | Path, full: bool = False) -> None:
         """Write a picture of the window, or of the full page."""

@@ -44,8 +44,8 @@ class SceneDataset(Dataset):
     depth [1, H, W], float32, about zero mean and unit scale by fixed constants; ``target`` int64 [H, W].
 
     The outlines of the stones are drawn once per seed and are those of every scene of a dataset. A permutation null
-    that pairs one scene's images with another's labels then keeps every stone in its place; were the outlines to change,
-    real pairs would share them and permuted pairs would not, and the null would come out too narrow.
+    that pairs one scene's images with another's labels then keeps every stone in its place; were the outlines to
+    change, real pairs would share them and permuted pairs would not, and the null would come out too narrow.
 
     Scene i depends on (seed, i, size, cells) only: more scenes, night or holes leave the rest of the draws as they
     are, so the same scene can be had by day and by night.
