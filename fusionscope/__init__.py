@@ -1,9 +1,9 @@
 """fusionscope: see what each modality contributes to a multimodal PyTorch model, and where the modalities agree.
 
-    import fusionscope as fs
+import fusionscope as fs
 
-    found = fs.dissect(model, loader)
-    found.report("report.html")
+found = fs.dissect(model, loader)
+found.report("report.html")
 """
 
 from __future__ import annotations

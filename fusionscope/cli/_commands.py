@@ -16,7 +16,7 @@ from fusionscope._files import writable_parent
 from fusionscope.cli._options import DissectOptions, ReportOptions
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import dissect, load
-from fusionscope.engine import TrainConfig, load_run, load_weights, train
+from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import FileError, InputError
 
 
@@ -43,7 +43,7 @@ def _dissect(options: DissectOptions) -> None:
         if options.weights:
             raise InputError("--weights goes with --model; a run folder has its own")
         trained = load_run(options.run, data=not options.data)
-        model, data, prior = trained.model, trained.data, trained.prior
+        model, data, prior = trained.model, trained.data, _prior(trained)
     else:
         model = _call(options.model, "--model", nn.Module)
         if options.weights:
@@ -58,7 +58,7 @@ def _dissect(options: DissectOptions) -> None:
     splits = loader if isinstance(loader, DataSplits) else None
     found = dissect(
         model,
-        splits.loader(options.split, options.batch_size) if splits else loader,
+        splits.loader(options.split, options.batch_size, shuffle=True, seed=options.seed) if splits else loader,
         measures=options.measures,
         classes=(splits.classes or None) if splits else None,
         fill=options.fill,
@@ -76,6 +76,11 @@ def _dissect(options: DissectOptions) -> None:
     found.report(report)
     print(found)
     print(f"tables: {out.resolve()}\nreport: {report.resolve()}")
+
+
+def _prior(trained: Run) -> Any:
+    training = trained.description["training"]
+    return training["class_counts"] if training["class_counts"] is not None else training["target_mean"]
 
 
 def _loader(options: DissectOptions, data: DataSplits | None) -> tuple[Any, dict[str, str]]:

@@ -22,7 +22,7 @@ from fusionscope.dissection._coalitions import Fill, check_fill, fill_in, subset
 from fusionscope.dissection._dissection import SCHEMA, Dissection
 from fusionscope.dissection._progress import progress_bar
 from fusionscope.dissection._stream import Stream
-from fusionscope.dissection._task import Task, infer_task
+from fusionscope.dissection._task import ClassOrder, Task, infer_task
 from fusionscope.errors import InputError, did_you_mean
 from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, resolve_score
 from fusionscope.tracing import ModelState, Tap, TapReader, Trace, quiet, trace
@@ -172,7 +172,7 @@ def dissect(
             "total": round(end - begin, 3),
         },
         "forwards": {"trace": found.forwards, "stream": run.forwards},
-        "messages": [*found.messages, *task.notes, *run.notes],
+        "messages": [*found.messages, *task.notes, *run.notes, *run.order.notes()],
     }
     return Dissection(tables, manifest, found.to_dict() | {"taps": [tap.id for tap in chosen]}, arrays)
 
@@ -197,6 +197,7 @@ class _Run:
         self.measures, self.fill, self.seed, self.device = measures, fill, seed, device
         self.forwards = 0
         self.notes: list[str] = []
+        self.order = ClassOrder()
         self.cka: MinibatchCKA | None = None
         self.eta: EtaSquared | None = None
         self.coalitions: CoalitionTable | None = None
@@ -239,6 +240,8 @@ class _Run:
     @torch.no_grad()
     def step(self, batch: Batch, index: int) -> None:
         """Feed one batch to all instruments."""
+        if self.task.kind == "classification":
+            self.order.add(batch.target)
         output = self._tapped(batch, index)
         if self.coalitions is None:
             return

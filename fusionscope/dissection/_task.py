@@ -33,6 +33,37 @@ class Task:
         return output
 
 
+class ClassOrder:
+    """Notices a loader that is sorted by class.
+
+    Nulls permute labels within a batch and ``resample`` takes values from the same batch, so both need batches that mix
+    the classes.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    def add(self, target: Tensor) -> None:
+        """Note the labels of one batch."""
+        self.batches.append(target.detach().cpu().flatten())
+
+    def notes(self) -> list[str]:
+        """Return a warning if a batch holds less than half the classes that a random one of its size would."""
+        if len(self.batches) < 2:
+            return []
+        _, counts = torch.cat(self.batches).unique(return_counts=True)
+        share = counts.double() / counts.sum()
+        found = sum(len(batch.unique()) for batch in self.batches) / len(self.batches)
+        wanted = sum(float((1 - (1 - share) ** len(batch)).sum()) for batch in self.batches) / len(self.batches)
+        if found >= wanted / 2:
+            return []
+        return [
+            f"the loader seems sorted by class: a batch holds {found:.1f} classes on average, a random one would hold "
+            f"{wanted:.1f}. Nulls come out too wide and resampled modalities come from the same class: shuffle once "
+            "with a fixed seed"
+        ]
+
+
 def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None) -> Task:
     """Tell the task from one batch.
 

@@ -1,0 +1,58 @@
+"""What a training run is told. Imports no torch, so that the command line can show its help quickly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one training run; the run folder's ``config.json`` repeats them."""
+
+    data: str
+    """Data specification, such as ``scenes``, ``digits`` or ``npz:FILE?inputs=...&target=...``."""
+    out: str
+    """Run folder to write; must be new or empty unless --overwrite."""
+    overwrite: bool = False
+    """Replace a run folder that already exists, with its dissection and report."""
+    modalities: tuple[str, ...] = ()
+    """Train on these modalities only (default: all of the data's)."""
+    seed: int = 0
+    """Seeds the initial weights, dropout, shuffling and augmentation."""
+    data_seed: int = 0
+    """Seeds the data: what is rendered, or how samples are split."""
+    epochs: int = 60
+    """Most epochs to train; the learning rate falls to zero over this many."""
+    patience: int = 15
+    """Stop when the validation score has not improved for this many epochs (0: never stop early)."""
+    refit: bool = False
+    """Then train anew on train + val, for as many epochs as the training with validation ran; keep the last weights."""
+    batch_size: int = 32
+    """Samples per step."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW, reached after a warm-up of 5 % of the steps, then cosine decay."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, on weight matrices and kernels only."""
+    width: int = 16
+    """Channels of the first stage of every encoder; the deepest has four times as many."""
+    dropout: float = 0.1
+    """Dropout in the head; each encoder drops whole input channels at a quarter of this rate."""
+    modality_dropout: float = 0.0
+    """Probability that a modality is hidden from the fuse for a training sample."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes."""
+    auxiliary: float = 0.0
+    """Weight of an extra loss per modality, from a linear head that is thrown away after training."""
+    augment: float = 0.0
+    """Strength of random shifts, stretches, gains and noise on training inputs (0: none, 1: full)."""
+    flips: bool = False
+    """Also mirror and turn maps by 90 degrees at random (all maps and the target of a sample alike)."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device kind for Lightning Fabric."""
+    devices: int = 1
+    """Number of devices."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    """Arithmetic for Lightning Fabric."""
+    workers: int = 0
+    """Processes that load data when it does not fit into memory."""

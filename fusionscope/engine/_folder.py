@@ -1,0 +1,171 @@
+"""The run folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``metrics.json``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fusionscope.data import DataSplits, load_data
+from fusionscope.errors import FileError, InputError
+from fusionscope.nn import FusionNet, build_model
+
+from ._config import TrainConfig
+from ._memory import choose
+from ._weights import load_weights, save_weights
+
+SCHEMA = 1
+KIND = "fusionscope run"
+CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
+OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, "dissection", "report.html"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what it was trained on.
+
+    Attributes:
+        folder: where it was read from.
+        config: the settings of the training.
+        model: the model with its weights, in evaluation mode, on the CPU.
+        data: the splits, with the model's modalities only; None with ``load_run(..., data=False)``.
+        description: all of ``config.json``.
+        metrics: all of ``metrics.json``.
+    """
+
+    folder: Path
+    config: TrainConfig
+    model: FusionNet
+    data: DataSplits | None
+    description: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def check_target(out: str | Path, overwrite: bool) -> Path:
+    """Return the absolute path of the run folder to write, or say why it cannot be written.
+
+    Raises:
+        FileError: if it is a file, holds something and ``overwrite`` is not set, or holds something that is no run.
+    """
+    try:
+        path = Path(out).expanduser().resolve()
+        if path.exists() and not path.is_dir():
+            raise FileError(f"the run folder {out} is a file; choose another name")
+        cwd = Path.cwd()
+        if path == cwd or path in cwd.parents:
+            raise FileError(f"the run folder {out} holds the folder you are in; choose a new folder inside it")
+        if not path.is_dir() or not any(path.iterdir()):
+            return path
+    except PermissionError as error:
+        raise FileError(f"cannot read {out}: {error.strerror}; choose another output folder") from error
+    if not overwrite:
+        raise FileError(
+            f"the run folder {out} is not empty; choose another one, or set overwrite (--overwrite) to replace it"
+        )
+    strangers = sorted({p.name for p in path.iterdir()} - OURS)
+    if strangers or not _is_run(path):
+        found = f"it holds {', '.join(strangers[:3])}" if strangers else f"it has no {CONFIG} of a run"
+        raise FileError(
+            f"{out} is not replaced, because it does not look like a run folder: {found}; choose another one"
+        )
+    return path
+
+
+def write_run(
+    folder: Path, description: dict[str, Any], state: dict[str, Any], history: list[dict], metrics: dict[str, Any]
+) -> None:
+    """Write all four files into ``folder``."""
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    try:
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        names = list(dict.fromkeys(name for row in history for name in row))
+        with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(history)
+    except OSError as error:
+        raise FileError(f"cannot write the run folder: {error.strerror or error}") from error
+    save_weights(folder / WEIGHTS, state, {"fusionscope": text})
+
+
+def load_run(folder: str | Path, *, data: bool = True) -> Run:
+    """Read a run folder that :func:`train` wrote.
+
+    Args:
+        folder: the run folder.
+        data: also load the data it was trained on.
+
+    Raises:
+        FileError: if the folder, one of its files or the data's file is missing, damaged or does not fit.
+        InputError: if the data cannot be loaded.
+    """
+    folder = Path(folder)
+    description = _read_json(folder, CONFIG)
+    if description.get("kind") != KIND:
+        raise FileError(f"{folder / CONFIG} is not the config of a fusionscope run")
+    if description.get("schema") != SCHEMA:
+        raise FileError(
+            f"{folder} has schema {description.get('schema')!r}, this fusionscope reads {SCHEMA}; use the version that "
+            f"wrote it ({description.get('versions', {}).get('fusionscope', 'unknown')})"
+        )
+    try:
+        config = msgspec.convert(description["train"], TrainConfig)
+        model = rebuild(description["model"])
+        fingerprint = description["data"]["fingerprint"]
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise FileError(f"{folder / CONFIG} is damaged: {what}") from error
+    load_weights(model, folder / WEIGHTS)
+    metrics = _read_json(folder, METRICS)
+    splits = None
+    if data:
+        splits = choose(load_data(config.data, seed=config.data_seed), model.modalities)
+        if splits.fingerprint != fingerprint:
+            warnings.warn(
+                f"the data of {config.data} changed since {folder} was trained (fingerprint {splits.fingerprint}, then "
+                f"{fingerprint}); its scores may no longer hold",
+                UserWarning,
+                stacklevel=2,
+            )
+    return Run(folder, config, model.eval(), splits, description, metrics)
+
+
+def rebuild(model: dict[str, Any]) -> FusionNet:
+    """Build the model that the ``model`` part of a config describes."""
+    settings = {k: v for k, v in model.items() if k not in ("name", "parameters")}
+    size = settings.pop("target_size")
+    shapes = {m: tuple(s) for m, s in settings.pop("shapes").items()}
+    try:
+        return build_model(shapes, target_size=None if size is None else (size[0], size[1]), **settings)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        present = ", ".join(sorted(os.listdir(folder))[:5]) if folder.is_dir() else "the folder does not exist"
+        raise FileError(f"{folder} is not a run folder: no {name} ({present or 'the folder is empty'})") from error
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise FileError(f"{path} is damaged: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return _read_json(path, CONFIG).get("kind") == KIND
+    except FileError:
+        return False

@@ -1,0 +1,190 @@
+"""The training loop: one model, one data set, until its epochs are over or validation stops improving."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fusionscope.errors import ModelError
+from fusionscope.nn import FusionNet
+
+from ._augment import Augment
+from ._config import TrainConfig
+from ._memory import loader
+from ._progress import Reporter
+from ._scores import METRIC, Scores, task_loss
+
+EVALUATION_BATCH = 128
+
+
+@dataclass
+class Fit:
+    """How far a training has come; filled while it runs, so that an interruption loses nothing.
+
+    Attributes:
+        state: the best weights so far, by the validation score, or the last ones without validation; None before the
+            first epoch ended.
+        epoch: the epoch they are from, counted from 1; 0 before the first.
+        scores: their validation scores.
+        history: one row per epoch.
+        stopped: whether the patience ran out.
+    """
+
+    state: dict[str, Tensor] | None = None
+    epoch: int = 0
+    scores: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Trainee(nn.Module):
+    """The model, with a linear head per modality for the auxiliary loss; the heads are not part of what is saved."""
+
+    def __init__(self, model: FusionNet, task: str, outputs: int, auxiliary: float):
+        super().__init__()
+        self.model = model
+        heads: dict[str, nn.Module] = {}
+        for name, encoder in model.encoders.items() if auxiliary > 0 else ():
+            channels = int(cast(int, encoder.channels))
+            heads[name] = nn.Conv2d(channels, outputs, 1) if task == "dense" else nn.Linear(channels, outputs)
+        self.heads = nn.ModuleDict(heads)
+        self.task = task
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        features = self.model.encode(inputs)
+        output = self.model.head(self.model.fuse(features))
+        extra = [head(features[name]) for name, head in self.heads.items()]
+        if self.task == "dense":
+            extra = [nn.functional.interpolate(x, output.shape[2:], mode="bilinear") for x in extra]
+        if self.task == "regression":
+            extra = [self.model.head.rescale(x) for x in extra]  # ty: ignore[not-callable]
+        return output, extra
+
+
+def fit(
+    fabric: Fabric,
+    model: FusionNet,
+    config: TrainConfig,
+    train: Dataset,
+    val: Dataset | None,
+    *,
+    task: str,
+    axes: dict[str, str],
+    classes: tuple[str, ...],
+    outputs: int,
+    scale: Tensor,
+    epochs: int,
+    reporter: Reporter,
+    result: Fit,
+    phase: str = "train",
+) -> Fit:
+    """Train ``model`` and fill ``result``; the model is left with the weights of ``result.state``.
+
+    AdamW, one warm-up, cosine decay to zero over ``epochs``. With ``val``, every epoch is scored and the best weights
+    are kept (ties: the lower loss); after ``config.patience`` epochs without a better score it stops.
+
+    Raises:
+        ModelError: if the loss is no longer finite.
+    """
+    trainee = Trainee(model, task, outputs, config.auxiliary)
+    # a quarter faster on CPUs; weights are saved contiguous
+    trainee.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+    optimizer = torch.optim.AdamW(_groups(trainee, config.weight_decay), lr=config.lr)
+    data = loader(train, config.batch_size, seed=config.seed, workers=config.workers)
+    batches = cast(DataLoader, fabric.setup_dataloaders(data))
+    steps = len(batches) * epochs
+    warm = max(1, round(0.05 * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    wrapped, opt = fabric.setup(trainee, optimizer)
+    augment = Augment(
+        axes, dense=task == "dense", strength=config.augment, flips=config.flips, seed=config.seed + fabric.global_rank
+    )
+    scale = scale.to(fabric.device)
+    metric = METRIC[task]
+    best = (-math.inf, -math.inf)
+    reporter.phase(phase, steps)
+    for epoch in range(1, epochs + 1):
+        began = time.perf_counter()
+        trainee.train()
+        total = torch.zeros((), device=fabric.device)
+        rate = optimizer.param_groups[0]["lr"]
+        for batch in batches:
+            inputs, target = augment(batch["inputs"], batch["target"])
+            output, extra = wrapped(inputs)
+            main = task_loss(task, output, target, config.label_smoothing, scale)
+            aside = [task_loss(task, x, target, config.label_smoothing, scale) for x in extra]
+            opt.zero_grad()
+            fabric.backward(main + config.auxiliary * sum(aside) if aside else main)
+            opt.step()
+            schedule.step()
+            total += main.detach()
+            reporter.step()
+        loss = float(total) / len(batches)
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the training loss became {loss} in epoch {epoch}; lower --lr (it is {config.lr:g})"
+                + ("" if config.precision == "32-true" else ", or train with --precision 32-true")
+            )
+        row: dict[str, Any] = {"phase": phase, "epoch": epoch, "lr": rate, "train_loss": loss}
+        text = f"loss {loss:.3f}"
+        scores: dict[str, Any] = {}
+        if val is not None:
+            scores = evaluate(fabric, model, val, task, classes, config, scale)
+            row |= {"val_loss": scores["loss"], f"val_{metric}": scores[metric]}
+            text += f"  val loss {scores['loss']:.3f}  val {metric} {scores[metric]:.3f}"
+        rank = (scores[metric], -scores["loss"]) if scores else (float(epoch), 0.0)
+        if rank > best:
+            best = rank
+            result.state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            result.epoch, result.scores = epoch, scores
+            text += "  *" if scores else ""
+        result.history.append(row | {"seconds": round(time.perf_counter() - began, 3)})
+        reporter.epoch(epoch, epochs, text)
+        if val is not None and config.patience and epoch - result.epoch >= config.patience:
+            result.stopped = True
+            break
+    if result.state is not None:
+        model.load_state_dict(result.state)
+    return result
+
+
+@torch.no_grad()
+def evaluate(
+    fabric: Fabric,
+    model: nn.Module,
+    dataset: Dataset,
+    task: str,
+    classes: tuple[str, ...],
+    config: TrainConfig,
+    scale: Tensor,
+) -> dict[str, Any]:
+    """Score the model on a whole data set, without sharing it among ranks; the model is left in evaluation mode."""
+    model.eval()
+    size = max(1, min(EVALUATION_BATCH, len(cast(Sized, dataset))))
+    batches = fabric.setup_dataloaders(loader(dataset, size, workers=config.workers), use_distributed_sampler=False)
+    scores = Scores(task, classes, fabric.device)
+    for batch in cast(Iterable[dict[str, Any]], batches):
+        with fabric.autocast():
+            output = model(batch["inputs"])
+        output = output.float()
+        scores.update(output, batch["target"], task_loss(task, output, batch["target"], 0.0, scale.to(fabric.device)))
+    # batch norms see other samples on each rank: one rank's scores decide for all, so that all stop together
+    return fabric.broadcast(scores.compute())
+
+
+def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,63 @@
+"""What training shows: a bar in a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Show how a training goes, on standard error. With ``quiet`` nothing is shown.
+
+    Use as a context manager: the bar is taken down whatever happens.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None):
+        self.console = console or Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self.bar: Progress | None = None
+        self.started = time.perf_counter()
+        if self.console.is_terminal and not quiet:
+            self.bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self.console,
+            )
+
+    def __enter__(self) -> Reporter:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def phase(self, name: str, steps: int) -> None:
+        """Begin a phase of so many optimiser steps."""
+        self.name = name
+        if self.bar is not None:
+            self.task = self.bar.add_task(name, total=steps, text="")
+
+    def step(self) -> None:
+        """One optimiser step was made."""
+        if self.bar is not None:
+            self.bar.advance(self.task)
+
+    def epoch(self, epoch: int, epochs: int, text: str) -> None:
+        """One epoch ended."""
+        if self.bar is not None:
+            self.bar.update(self.task, text=f"epoch {epoch}/{epochs} {text}")
+        else:
+            seconds = time.perf_counter() - self.started
+            self.say(f"{self.name} {epoch:3d}/{epochs}  {text}  {seconds:5.0f} s")
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False)

@@ -1,0 +1,45 @@
+"""Parts (encoders, fuses, heads) and the models made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusionscope._lazy import attach
+
+if TYPE_CHECKING:
+    from ._encoders import ClipEncoder as ClipEncoder
+    from ._encoders import MapEncoder as MapEncoder
+    from ._encoders import SequenceEncoder as SequenceEncoder
+    from ._encoders import VectorEncoder as VectorEncoder
+    from ._fuse import Concat as Concat
+    from ._heads import DenseHead as DenseHead
+    from ._heads import VectorHead as VectorHead
+    from ._model import FusionNet as FusionNet
+    from ._model import build_model as build_model
+
+__all__ = [
+    "ClipEncoder",
+    "Concat",
+    "DenseHead",
+    "FusionNet",
+    "MapEncoder",
+    "SequenceEncoder",
+    "VectorEncoder",
+    "VectorHead",
+    "build_model",
+]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "ClipEncoder": "_encoders",
+        "Concat": "_fuse",
+        "DenseHead": "_heads",
+        "FusionNet": "_model",
+        "MapEncoder": "_encoders",
+        "SequenceEncoder": "_encoders",
+        "VectorEncoder": "_encoders",
+        "VectorHead": "_heads",
+        "build_model": "_model",
+    },
+)

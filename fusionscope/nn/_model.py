@@ -1,0 +1,158 @@
+"""The trainable baseline: an encoder per modality, one fuse, one head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fusionscope.errors import InputError, did_you_mean
+
+from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
+from ._fuse import Concat
+from ._heads import DenseHead, VectorHead, half
+
+TASKS = ("classification", "dense", "regression")
+FUSES = ("concat",)
+RANKS = {"NC": 1, "NTC": 2, "NCHW": 3, "NTCHW": 4}
+
+
+class FusionNet(nn.Module):
+    """``head(fuse({m: encoders[m](inputs[m])}))``.
+
+    Attributes:
+        encoders: one module per modality; each sees nothing but its modality.
+        fuse: the features of all modalities to one tensor; the only place where they meet.
+        head: the fused features to the prediction.
+        modalities: the names the model takes, in order.
+    """
+
+    def __init__(self, encoders: Mapping[str, nn.Module], fuse: nn.Module, head: nn.Module):
+        super().__init__()
+        self.modalities = tuple(encoders)
+        self.encoders = nn.ModuleDict(dict(encoders))
+        self.fuse = fuse
+        self.head = head
+
+    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return every modality's features before the fuse: ``[B,D]``, or ``[B,D,h,w]`` for dense prediction.
+
+        Raises:
+            InputError: if a modality is missing or unknown.
+        """
+        for name in inputs:
+            if name not in self.encoders:
+                raise InputError(
+                    f"unknown modality {name!r}: this model takes {', '.join(map(repr, self.modalities))}."
+                    + did_you_mean(name, self.modalities)
+                )
+        missing = [name for name in self.modalities if name not in inputs]
+        if missing:
+            raise InputError(
+                f"missing {_plural('modality', missing)} {', '.join(map(repr, missing))}: this model takes "
+                f"{', '.join(map(repr, self.modalities))}, got {', '.join(map(repr, inputs)) or 'nothing'}; to run "
+                "without a modality, fill it in (fusionscope.dissection does) or train a model without it"
+            )
+        return {name: self.encoders[name](inputs[name]) for name in self.modalities}
+
+    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b ..."]:
+        """Return logits ``[B,K]`` or ``[B,K,H,W]``; for regression ``[B]`` or ``[B,K]``."""
+        return self.head(self.fuse(self.encode(inputs)))
+
+
+def build_model(
+    shapes: Mapping[str, Sequence[int]],
+    axes: Mapping[str, str],
+    task: str,
+    n_outputs: int,
+    *,
+    width: int = 16,
+    dropout: float = 0.0,
+    modality_dropout: float = 0.0,
+    target_size: tuple[int, int] | None = None,
+    fuse: str = "concat",
+) -> FusionNet:
+    """Build the baseline for data of these shapes.
+
+    Args:
+        shapes: per-sample shape of each modality, without the sample axis.
+        axes: the axes of each: ``NC`` (vector), ``NTC`` (sequence), ``NCHW`` (map) or ``NTCHW`` (clip).
+        task: ``classification``, ``dense`` or ``regression``.
+        n_outputs: number of classes K, or of values to regress.
+        width: channels of the first stage; the deepest has four times as many.
+        dropout: in the head, and on whole input channels of each encoder at a quarter of this rate.
+        modality_dropout: see :class:`Concat`.
+        target_size: (H, W) of dense targets; by default that of the largest map.
+        fuse: ``concat``.
+
+    Raises:
+        InputError: if axes or task are unknown, or there is nothing to make a dense prediction from.
+
+    >>> import torch
+    >>> model = build_model({"rgb": (3, 17, 19), "imu": (23, 6)}, {"rgb": "NCHW", "imu": "NTC"}, "classification", 5)
+    >>> model.eval()({"rgb": torch.zeros(2, 3, 17, 19), "imu": torch.zeros(2, 23, 6)}).shape
+    torch.Size([2, 5])
+    """
+    _check(shapes, axes, task, fuse)
+    sizes: dict[str, tuple[int, int]] = {m: (s[-2], s[-1]) for m, s in shapes.items() if axes[m] in ("NCHW", "NTCHW")}
+    common: tuple[int, int] | None = None
+    if task == "dense":
+        if not sizes:
+            raise InputError(f"dense prediction needs at least one map (NCHW); the modalities' axes are {dict(axes)}")
+        target_size = target_size or max(sizes.values())
+        common = half(target_size)
+    encoders = {m: _encoder(shapes[m], axes[m], width, dropout / 4, common) for m in shapes}
+    joint = Concat(tuple(encoders), modality_dropout)
+    channels = sum(int(e.channels) for e in encoders.values())
+    if task == "dense" and target_size is not None:
+        head: nn.Module = DenseHead(channels, n_outputs, target_size, hidden=2 * width, dropout=dropout)
+    else:
+        head = VectorHead(channels, n_outputs, hidden=8 * width, dropout=dropout, regression=task == "regression")
+    return FusionNet(encoders, joint, head)
+
+
+class _Spread(nn.Module):
+    """A vector encoder whose features are repeated over the map, for dense prediction."""
+
+    def __init__(self, encoder: VectorEncoder | SequenceEncoder, size: tuple[int, int]):
+        super().__init__()
+        self.encoder = encoder
+        self.size = size
+        self.channels = encoder.channels
+
+    def forward(self, x: Tensor) -> Float[Tensor, "b d h w"]:
+        return self.encoder(x)[:, :, None, None].expand(-1, -1, *self.size)
+
+
+def _encoder(shape: Sequence[int], axes: str, width: int, dropout: float, size: tuple[int, int] | None):
+    if axes in ("NC", "NTC"):
+        flat = (VectorEncoder if axes == "NC" else SequenceEncoder)(shape[-1], width, dropout)
+        return flat if size is None else _Spread(flat, size)
+    return (MapEncoder if axes == "NCHW" else ClipEncoder)(shape[-3], width, dropout, size)
+
+
+def _check(shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: str, fuse: str) -> None:
+    if not shapes:
+        raise InputError("a model needs at least one modality; `shapes` is empty")
+    if task not in TASKS:
+        raise InputError(f"unknown task {task!r}: one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
+    if fuse not in FUSES:
+        raise InputError(f"unknown fuse {fuse!r}: one of {', '.join(FUSES)}.{did_you_mean(fuse, FUSES)}")
+    for name, shape in shapes.items():
+        kind = axes.get(name)
+        if kind not in RANKS:
+            raise InputError(
+                f"no encoder for modality {name!r} with axes {kind!r}; known: NC (vector), NTC (sequence), NCHW (map), "
+                "NTCHW (clip)"
+            )
+        if len(shape) != RANKS[kind]:
+            raise InputError(
+                f"modality {name!r} has axes {kind}, so {RANKS[kind]} per sample, but shape {tuple(shape)}"
+            )
+        if "." in name or hasattr(nn.ModuleDict, name):
+            raise InputError(f"modality {name!r} cannot be a module's name in PyTorch; rename it")
+
+
+def _plural(word: str, things: Sequence[object]) -> str:
+    return word if len(things) == 1 else word.removesuffix("y") + "ies"
