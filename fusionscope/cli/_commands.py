@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Iterable
@@ -106,10 +105,12 @@ def _call(name: str, option: str, kind: type) -> Any:
         raise InputError(f"{option}: cannot import {module!r} ({error}); run from the folder that holds it") from error
     except AttributeError as error:
         raise InputError(f"{option}: module {module!r} has no {function!r}") from error
-    with contextlib.suppress(TypeError):
-        if isinstance(made, kind) and not isinstance(made, type):
-            return made
-    value = made()
+    if not callable(made):
+        raise InputError(f"{option}: {name} is a {type(made).__name__}; expected a function without arguments")
+    try:
+        value = made()
+    except Exception as error:
+        raise InputError(f"{option}: calling {name}() raised {type(error).__name__}: {error}") from error
     if not isinstance(value, kind):
         raise InputError(
             f"{option}: {name} gave a {type(value).__name__}; expected a {kind.__module__}.{kind.__name__}"

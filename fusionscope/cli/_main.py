@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"fusionscope {__version__}")
         return
-    options = tyro.cli(Command, prog="fusionscope", description=ABOUT, args=arguments)  # ty: ignore[no-matching-overload]
+    options = tyro.cli(Command, prog="fusionscope", description=ABOUT, args=arguments)
     try:
         from fusionscope.cli import _commands
 

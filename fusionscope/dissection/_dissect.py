@@ -29,6 +29,7 @@ from fusionscope.tracing import ModelState, Tap, TapReader, Trace, quiet, trace
 
 MEASURES = ("similarity", "selectivity", "removal")
 TRACED = 16
+FEW_GROUPS = 10
 
 
 def dissect(
@@ -102,7 +103,7 @@ def dissect(
     _check_names("measure", measures, MEASURES)
     check_fill(fill)
     adapter = adapter or Adapter(modalities)
-    device = torch.device(device) if device is not None else _device_of(model)
+    device = _usable(device) if device is not None else _device_of(model)
     stream = Stream(loader, adapter)
     batches = iter(stream)
     first = next(batches)
@@ -288,7 +289,10 @@ class _Run:
             result = self.eta.compute()
             tables["selectivity"], arrays = _tables.selectivity(result, self.taps, self.task.classes)
         if self.coalitions is not None:
-            tables["removal"] = _tables.removal(self.coalitions.compute(), self.modalities, self.metric_name)
+            result = self.coalitions.compute()
+            tables["removal"] = _tables.removal(result, self.modalities, self.metric_name)
+            if result.groups < min(FEW_GROUPS, result.samples):
+                self.notes.append(f"removal: the intervals rest on {result.groups} groups only and are too narrow")
         if truth and self.eta is not None:
             tables["recovery"] = _tables.recovery(tables["selectivity"], truth, self.modalities)
         return tables, arrays
@@ -320,6 +324,15 @@ def _device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except Exception as error:
+        raise InputError(f"cannot use the device {device!r}: {error}") from error
+    return chosen
 
 
 def _model_fingerprint(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ def summary(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
     data, model = manifest["data"], manifest["model"]
     modalities = manifest["modalities"]
     lines = [
-        f"Dissection of {model['name']} on {data['spec']}: {', '.join(modalities)}; {data['samples']} samples, "
+        f"Dissection of {model['name']} on {_short(data['spec'])}: {', '.join(modalities)}; {data['samples']} samples, "
         f"{manifest['wall_s']['total']:.1f} s"
     ]
     if "removal" in tables:
@@ -26,6 +26,11 @@ def summary(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
         lines.append(f"  planted truth  {int(known['agrees'].sum())} of {len(known)} statements recovered")
     lines += [f"  note: {message}" for message in manifest["messages"]]
     return "\n".join(lines)
+
+
+def _short(spec: str) -> str:
+    """A data specification without its path and settings."""
+    return spec.partition("?")[0].rpartition("/")[2]
 
 
 def _removal(table: pd.DataFrame, modalities: list[str]) -> list[str]:
