@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fusionscope {__version__}")
         return
     options = tyro.cli(Command, prog="fusionscope", description=ABOUT, args=arguments)
+    # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from fusionscope.cli import _commands
 
