@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusionscope._nest import map_tensors, tensors
+from fusionscope._calls import CallStyle, call_style, find_output, positions, takes_present, unannotated, unwrap
+from fusionscope._nest import describe, find, join_samples, join_tensors, map_tensors, shape, take_samples, tensors
 from fusionscope.errors import InputError, did_you_mean
 
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
-OUTPUT_KEYS = ("logits", "output", "out", "prediction", "pred")
-CallStyle = Literal["keyword", "dict", "list", "positional"]
+UNPACKS = "if forward unpacks its argument, use fs.Adapter(call=lambda model, inputs: model(list(inputs.values())))"
+__all__ = ["Adapter", "Batch", "CallStyle", "describe", "shape", "takes_present", "unwrap"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Batch:
 
     Attributes:
         inputs: modality name to tensor or nest of tensors, each ``[B, ...]``.
-        target: what the model should give, ``[B]``, ``[B, ...]``, or None.
+        target: what the model should give, ``[B]``, ``[B, ...]``, or None; also a list with one entry per sample, or a
+            dict of such.
         present: modality name to a bool tensor ``[B]``: which samples have the modality; None = all.
         group: integer tensor ``[B]``: samples of one group (a video, a subject) are not independent; None = all are.
 
     Raises:
-        InputError: if there is no modality, a modality holds no tensor, or the numbers of samples differ.
+        InputError: if there is no modality, a modality holds no tensor or a numpy array, the numbers of samples
+            differ, or ``present`` is no dict of tensors.
 
     >>> batch = Batch({"rgb": torch.zeros(5, 3, 7, 7), "depth": torch.zeros(5, 1, 7, 7)}, target=torch.zeros(5))
     >>> batch
@@ -40,7 +44,7 @@ class Batch:
 
     inputs: dict[str, Any]
     target: Any = None
-    present: dict[str, Tensor] | None = None
+    present: Any = None
     group: Any = None
 
     def __post_init__(self) -> None:
@@ -49,6 +53,8 @@ class Batch:
         sizes: dict[str, int] = {}
         for modality, nest in self.inputs.items():
             found = tensors(nest)
+            if find(nest, np.ndarray):
+                raise _numpy(modality)
             if not found:
                 raise InputError(
                     f"modality {modality!r} holds no tensor (it is a {type(nest).__name__}); give a tensor"
@@ -62,7 +68,15 @@ class Batch:
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim:
                 sizes[name] = value.shape[0]
-        for modality, flags in (self.present or {}).items():
+        flagged = {} if self.present is None else self.present
+        if not isinstance(flagged, Mapping) or not all(isinstance(f, Tensor) and f.ndim for f in flagged.values()):
+            names = ", ".join(f"{str(modality)!r}: tensor" for modality in self.inputs)
+            came = f"a dict of {describe(flagged)}" if isinstance(flagged, Mapping) else f"a {shape(flagged)}"
+            raise InputError(
+                f"`present` must say for each modality which samples have it, as bool tensors [B]: {{{names}}}; it is "
+                f"{came}"
+            )
+        for modality, flags in flagged.items():
             sizes[f"present[{modality!r}]"] = len(flags)
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -106,37 +120,36 @@ class Batch:
         return self.map(torch.clone)
 
     def take(self, index: Tensor) -> Batch:
-        """Return the samples ``index``, an integer tensor."""
-        return self.map(lambda tensor: tensor[index.to(tensor.device)])
+        """Return the samples ``index``, an integer tensor; parts of the target without a sample axis stay whole."""
+        parts = (self.inputs, self.present, self.group)
+        inputs, present, group = (map_tensors(lambda tensor: tensor[index.to(tensor.device)], part) for part in parts)
+        return Batch(inputs, take_samples(self.target, index, self.size), present, group)
 
     def with_inputs(self, **inputs: Any) -> Batch:
         """Return the batch with some modalities replaced."""
         return replace(self, inputs={**self.inputs, **inputs})
 
     def join(self, other: Batch) -> Batch:
-        """Return this batch followed by the samples of ``other``."""
-        others = iter([tensor for part in _parts(other) for _, tensor in tensors(part)])
-        return self.map(lambda tensor: torch.cat([tensor, next(others)]))
+        """Return this batch followed by the samples of ``other``; parts are paired by name.
+
+        Raises:
+            InputError: if the two do not hold the same parts, in the same shapes but for the first axis.
+        """
+        target = join_samples(self.target, other.target, (self.size, other.size))
+        return Batch(
+            join_tensors(self.inputs, other.inputs),
+            target,
+            join_tensors(self.present, other.present),
+            join_tensors(self.group, other.group),
+        )
 
 
-def _parts(batch: Batch) -> tuple[Any, ...]:
-    return batch.inputs, batch.target, batch.present, batch.group
-
-
-def shape(value: Any) -> str:
-    """``[5, 3] float32`` for a tensor, the type's name for anything else."""
-    if isinstance(value, Tensor):
-        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    return type(value).__name__
-
-
-def describe(inputs: Mapping[str, Any]) -> str:
-    """Name every modality with its shape and type, in one line."""
-    parts = []
-    for modality, nest in inputs.items():
-        inner = ", ".join(f"{path} {shape(t)}" if path else shape(t) for path, t in tensors(nest))
-        parts.append(f"{modality} ({inner})" if not isinstance(nest, Tensor) else f"{modality} {inner}")
-    return ", ".join(parts)
+def _numpy(modality: object) -> InputError:
+    return InputError(
+        f"the values of modality {modality!r} are numpy arrays; expected tensors. Convert them with torch.from_numpy, "
+        "or read the data set through a torch.utils.data.DataLoader, which does it (an entry that is no modality is "
+        "left out by naming the others: fs.Adapter(modalities=...))"
+    )
 
 
 class Adapter:
@@ -148,8 +161,9 @@ class Adapter:
             tensor of a dict that is not the target.
         target: the key of the target in a dict batch; None looks for ``target``, ``label``, ``labels``, ``y``.
         call: how to call the model, a function ``call(model, inputs)``; None reads it from ``forward``'s signature.
-        output: how to find the prediction in what the model returns: a key, a position or a function; None takes a
-            tensor as it is, else the entry ``logits``, ``output``, ``out``, ``prediction`` or ``pred``.
+        output: how to find the prediction in what the model returns: a key, a field, a position, a path such as
+            ``"hidden.0"``, or a function; None takes a tensor as it is, else the entry ``logits``, ``output``, ``out``,
+            ``prediction`` or ``pred``.
 
     Raises:
         InputError: (from the methods) where something cannot be inferred; it shows the two lines to write.
@@ -173,7 +187,8 @@ class Adapter:
         self.target = target
         self._call = call
         self._output = output
-        self._from_list = False
+        self._form: Literal["dict", "tuple", "list"] = "dict"
+        self._group_ids: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"Adapter(modalities={self.modalities!r}, target={self.target!r})"
@@ -184,7 +199,8 @@ class Adapter:
         """Return ``raw`` as a :class:`Batch`.
 
         Accepted: a ``Batch``; ``(dict, target)``; ``{"inputs": dict, "target": ...}``; a flat dict with a target key;
-        ``(rgb, depth, target)`` or ``([rgb, depth], target)`` given ``modalities=("rgb", "depth")``.
+        ``(rgb, depth, target)`` or ``([rgb, depth], target)`` given ``modalities=("rgb", "depth")``. ``group`` may be
+        integers or strings; a string keeps its number over all batches.
         """
         if isinstance(raw, Batch):
             batch = raw
@@ -194,6 +210,8 @@ class Adapter:
             batch = self._from_tuple(raw)
         else:
             raise self._unknown(raw)
+        if batch.group is not None:
+            batch = replace(batch, group=self._groups(batch.group))
         for modality, nest in batch.inputs.items():
             for path, tensor in tensors(nest):
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -206,34 +224,68 @@ class Adapter:
         return batch
 
     def _from_dict(self, raw: Mapping[str, Any]) -> Batch:
-        rest = dict(raw)
-        nested = rest.pop("inputs", None) if isinstance(rest.get("inputs"), Mapping) else None
+        self._form = "dict"
+        rest, wanted = dict(raw), self._keys()
+        nested = rest.pop("inputs") if isinstance(rest.get("inputs"), Mapping) and "inputs" not in wanted else None
+        taken = () if nested is not None else wanted
         if self.target is not None and self.target not in rest:
             raise InputError(
                 f"no target key {self.target!r} in the batch; its keys are {', '.join(map(repr, raw))}."
                 + did_you_mean(self.target, map(str, raw))
             )
-        key = self.target or next((k for k in TARGET_KEYS if k in rest), None)
+        key = self.target or next((k for k in TARGET_KEYS if k in rest and k not in taken), None)
         target = rest.pop(key) if key is not None else None
-        group, present = rest.pop("group", None), rest.pop("present", None)
+        group, present = (rest.pop(k, None) if k not in taken else None for k in ("group", "present"))
         return Batch(self._select(nested if nested is not None else rest), target, present, group)
 
     def _from_tuple(self, raw: Sequence[Any]) -> Batch:
-        if raw and isinstance(raw[0], Mapping) and len(raw) <= 3:
-            target, group = (*raw[1:], None, None)[:2]
-            return Batch(self._select(raw[0]), target, None, group)
-        if self.modalities is None or isinstance(self.modalities, Mapping):
+        named = not (self.modalities is None or isinstance(self.modalities, Mapping))
+        names, values = list(self.modalities or ()), list(raw)
+        if values and isinstance(values[0], Mapping) and len(values) <= 3:
+            found = [name in values[0] for name in names]
+            # Some of the names: a misspelt key rather than a first modality that is a dict, if the tuple is that short.
+            if not named or all(found) or (any(found) and len(values) <= len(names)):
+                target, group = (*values[1:], None, None)[:2]
+                if not names and group is not None and not _is_group(group):
+                    raise self._unknown(raw)
+                self._form = "dict"
+                return Batch(self._select(values[0]), target, None, group)
+        if not named:
             raise self._unknown(raw)
-        names, values = list(self.modalities), list(raw)
+        self._form = "tuple"
         if values and isinstance(values[0], list | tuple) and len(values[0]) == len(names) and len(values) <= 2:
-            self._from_list = True
+            self._form = "list"
             values = [*values[0], *values[1:]]
         if len(values) not in (len(names), len(names) + 1):
             raise self._unknown(raw)
         return Batch(dict(zip(names, values, strict=False)), values[len(names)] if len(values) > len(names) else None)
 
+    def _keys(self) -> set[str]:
+        """The keys of a flat dict that ``modalities`` names."""
+        if not isinstance(self.modalities, Mapping):
+            return set(self.modalities or ())
+        return {key for keys in self.modalities.values() for key in ([keys] if isinstance(keys, str) else keys)}
+
+    def _groups(self, group: Any) -> Tensor:
+        listed = group if isinstance(group, Tensor) or not hasattr(group, "tolist") else group.tolist()
+        if isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed):
+            listed = [self._group_ids.setdefault(name, len(self._group_ids)) for name in listed]
+        try:
+            found = torch.as_tensor(listed)
+        except (TypeError, ValueError, RuntimeError):
+            found = None
+        if not _is_group(found):
+            raise InputError(
+                "`group` must hold one integer or string per sample, in a tensor [B], an array or a list; it is a "
+                f"{type(group).__name__}" + (f" that gives {shape(found)}" if found is not None else "")
+            )
+        return cast(Tensor, found)
+
     def _select(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if self.modalities is None:
+            arrays = [key for key, value in inputs.items() if find(value, np.ndarray)]
+            if arrays:
+                raise _numpy(arrays[0])
             return {str(k): v for k, v in inputs.items() if tensors(v)}
         wanted = self.modalities if isinstance(self.modalities, Mapping) else {name: name for name in self.modalities}
         chosen: dict[str, Any] = {}
@@ -261,71 +313,59 @@ class Adapter:
 
     # ------------------------------------------------------------------- call
 
-    def style(self, model: nn.Module, inputs: Mapping[str, Any]) -> CallStyle:
+    def style(self, model: nn.Module, inputs: Mapping[str, Any], *, present: bool = False) -> CallStyle:
         """How ``model`` takes ``inputs``: by ``keyword``, as one ``dict``, as one ``list``, or ``positional``.
 
-        Raises:
-            InputError: if its signature fits none of them.
-        """
-        parameters = inspect.signature(unwrap(model).forward).parameters.values()
-        kinds = inspect.Parameter
-        named = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
-        names = {p.name for p in named}
-        positional = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-        required = [
-            p.name
-            for p in parameters
-            if p.default is p.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-        ]
-        any_keyword = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
-        any_position = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
-        keys = list(self._keywords(inputs))
-        matching = [key for key in keys if key in names]
+        ``present`` says that the batch has it, so ``forward`` may require it.
 
-        if set(required) <= set(keys) and (len(matching) == len(keys) or (any_keyword and (matching or not required))):
-            return "keyword"
-        if not matching:
-            if positional and len(required) <= 1 and (len(positional) == 1 or required):
-                first = positional[0]
-                wanted = str(first.annotation).lower() if first.annotation is not first.empty else ""
-                if self._from_list or any(word in wanted for word in ("list", "tuple", "sequence")):
-                    return "list"
-                if "dict" in wanted or "mapping" in wanted or len(keys) > 1:
-                    return "dict"
-                return "positional"
-            if len(required) <= len(keys) <= len(positional) or any_position:
-                return "positional"
-        takes = ", ".join(str(p).split(":")[0] for p in parameters)
-        extra = [key for key in keys if key not in names]
-        hint = did_you_mean(extra[0], names) if extra and matching else ""
-        example = ", ".join(f"inputs[{modality!r}]" for modality in inputs)
-        raise InputError(
-            f"{type(unwrap(model)).__name__}.forward({takes}) does not take the batch's {', '.join(keys)}.{hint} "
-            "Rename or select the modalities, or say how to call it:\n"
-            f"    adapter = fs.Adapter(call=lambda model, inputs: model({example}))\n"
-            "    fs.dissect(model, loader, adapter=adapter)"
-        )
+        Raises:
+            InputError: if its signature fits none of them, or a call by position would mix up the modalities.
+        """
+        keys = list(self._keywords(inputs))
+        return call_style(model, keys, list(inputs), as_list=self._form == "list", present=present)
+
+    def describe_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> str:
+        """Say in words how ``model`` is called with ``inputs``.
+
+        >>> Adapter().describe_call(nn.Linear(3, 2), {"rgb": torch.zeros(5, 3)})
+        'called by position: rgb as input'
+        """
+        if self._call is not None:
+            return "called by your function"
+        style = self.style(model, inputs, present=True)
+        if style != "positional":
+            return "called by keyword" if style == "keyword" else f"called with one {style}"
+        keys = list(self._keywords(inputs))
+        names = [parameter.name for parameter in positions(model, keys)][: len(keys)]
+        pairs = zip_longest(keys, names)
+        return "called by position: " + ", ".join(f"{key} as {name}" if name else key for key, name in pairs)
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
-        """Run the model on the batch and return what it returns.
+        """Run the model on the batch and return what it returns; ``present`` goes to a ``forward`` that takes it.
 
         An exception raised by the model passes through, with a note that says how the model was called.
         """
-        inputs = batch.inputs
-        style: str = "custom" if self._call is not None else self.style(model, inputs)
+        inputs, flags = batch.inputs, batch.present
+        keywords = self._keywords(inputs)
+        style = "custom" if self._call is not None else self.style(model, inputs, present=flags is not None)
+        extra = {}
+        if self._call is None and flags is not None and "present" not in keywords and takes_present(model):
+            extra = {"present": flags}
         try:
             if self._call is not None:
                 return self._call(model, inputs)
             if style == "keyword":
-                extra = {"present": batch.present} if batch.present is not None and _takes(model, "present") else {}
-                return model(**self._keywords(inputs), **extra)
+                return model(**keywords, **extra)
             if style == "dict":
-                return model(dict(self._keywords(inputs)))
+                return model(dict(keywords), **extra)
             if style == "list":
-                return model(list(inputs.values()))
-            return model(*self._keywords(inputs).values())
+                return model(list(inputs.values()), **extra)
+            return model(*keywords.values(), **extra)
         except Exception as error:
-            error.add_note(f"fusionscope called {type(unwrap(model)).__name__} ({style} call) with {describe(inputs)}")
+            note = f"fusionscope called {type(unwrap(model)).__name__} ({style} call) with {describe(inputs)}"
+            if style == "dict" and self._form == "tuple" and unannotated(positions(model, list(keywords))[0]):
+                note += f"; {UNPACKS}"
+            error.add_note(note)
             error.from_model = True  # ty: ignore[missing-attribute]
             raise
 
@@ -337,23 +377,7 @@ class Adapter:
         """
         if callable(self._output):
             return cast(Tensor, self._output(returned))
-        if self._output is not None:
-            return returned[self._output]
-        if isinstance(returned, Tensor):
-            return returned
-        if isinstance(returned, Mapping):
-            key = next((k for k in OUTPUT_KEYS if isinstance(returned.get(k), Tensor)), None)
-            if key is not None:
-                return returned[key]
-        found = tensors(returned)
-        if len(found) == 1:
-            return found[0][1]
-        listed = ", ".join(f"{path} {shape(tensor)}" for path, tensor in found) or type(returned).__name__
-        raise InputError(
-            f"cannot tell which output is the prediction: the model returned {listed}. Write for example:\n"
-            f"    adapter = fs.Adapter(output={(found[0][0] if found else 'logits')!r})\n"
-            "    fs.dissect(model, loader, adapter=adapter)"
-        )
+        return find_output(returned, self._output)
 
     def _keywords(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the user's own keys name them: a grouped modality gives its several keys back."""
@@ -368,16 +392,7 @@ class Adapter:
         return flat
 
 
-def _takes(model: nn.Module, name: str) -> bool:
-    return name in inspect.signature(unwrap(model).forward).parameters
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = cast(nn.Module, model._orig_mod)
-        else:
-            return model
+def _is_group(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype == torch.bool:
+        return False
+    return not (value.is_floating_point() or value.is_complex())

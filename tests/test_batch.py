@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import OrderedDict, UserDict, namedtuple
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionscope.batch import Adapter, Batch, unwrap
+from fusionscope._nest import map_tensors, tensors
+from fusionscope.batch import Adapter, Batch, takes_present, unwrap
 from fusionscope.errors import InputError
 
 B = 5
@@ -181,3 +185,263 @@ def test_batches_join_and_move() -> None:
 def test_wrappers_are_looked_through() -> None:
     inner = ByKeyword()
     assert unwrap(nn.DataParallel(inner)) is inner
+
+
+def test_joining_pairs_parts_by_name() -> None:
+    flags = {"rgb": torch.ones(B, dtype=torch.bool), "depth": torch.zeros(B, dtype=torch.bool)}
+    one = Batch({"rgb": RGB, "pair": {"a": RGB, "b": DEPTH}}, Y, flags)
+    two = Batch({"pair": {"b": DEPTH + 1, "a": RGB + 1}, "rgb": RGB + 2}, Y, dict(reversed(flags.items())))
+    joined = one.join(two)
+    assert torch.equal(joined.inputs["rgb"], torch.cat([RGB, RGB + 2]))
+    assert torch.equal(joined.inputs["pair"]["b"], torch.cat([DEPTH, DEPTH + 1]))
+    assert joined.present["rgb"].all()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Batch({"rgb": RGB[..., :3]}, Y), r"cannot join rgb \[5, 3, 7, 7\] .*with \[5, 3, 7, 3\]"),
+        (Batch({"rgb": RGB.double()}, Y), "float32 with .*float64"),
+        (Batch({"rgb": {"a": RGB}}, Y), "cannot join rgb with rgb.a: the tensors are not the same"),
+        (Batch({"rgb": RGB}, Y, group=torch.arange(B)), "cannot join no tensor with a tensor"),
+        (Batch({"rgb": RGB}, Y, {"rgb": torch.ones(B, dtype=torch.bool)}), "cannot join no tensor with rgb"),
+        (Batch({"rgb": RGB}), "cannot join a Tensor with a NoneType"),
+    ],
+)
+def test_what_cannot_be_joined_is_an_error(other: Batch, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Batch({"rgb": RGB}, Y).join(other)
+
+
+def test_targets_without_a_sample_axis_are_taken_and_joined() -> None:
+    boxes = [torch.ones(n, 4) * n for n in (3, 0, B, 1, 2)]
+    target = {"boxes": boxes, "name": list("abcde"), "label": torch.arange(B), "anchors": torch.ones(7, 4), "step": 3}
+    batch = Batch({"rgb": RGB}, target)
+    taken = batch.take(torch.tensor([4, 2])).target
+    assert [len(box) for box in taken["boxes"]] == [2, B]
+    assert (taken["name"], taken["label"].tolist()) == (["e", "c"], [4, 2])
+    assert (len(taken["anchors"]), taken["step"]) == (7, 3)
+    joined = batch.join(batch.take(torch.tensor([2]))).target
+    assert [len(box) for box in joined["boxes"]] == [3, 0, B, 1, 2, B]
+    assert (joined["name"][-2:], joined["label"].tolist()) == (["e", "c"], [0, 1, 2, 3, 4, 2])
+    both = Batch({"rgb": RGB}, [Y, Y + 1])
+    assert [len(part) for part in both.join(both.take(torch.tensor([0, 1]))).target] == [7, 7]
+    with pytest.raises(InputError, match="cannot join"):
+        batch.join(Batch({"rgb": RGB}, {**target, "anchors": torch.zeros(7, 4)}))
+    detection = [{"boxes": box, "labels": box[:, 0]} for box in boxes]
+    whole = Batch({"rgb": RGB}, detection)
+    assert len(whole.join(whole.take(torch.tensor([3]))).target) == B + 1
+
+
+@dataclasses.dataclass
+class Returned:
+    loss: Tensor
+    logits: Tensor
+    hidden: tuple[Tensor, ...] = ()
+
+
+def test_the_advice_on_the_output_works() -> None:
+    logits, other = torch.zeros(B, 2), torch.zeros(B)
+    returned = Returned(other, logits, (other, logits))
+    assert Adapter().output(returned) is logits
+    assert Adapter().output(namedtuple("Pair", "loss pred")(other, logits)) is logits
+    assert Adapter(output="hidden.1").output(returned) is logits
+    assert Adapter(output="logits").output(returned) is logits
+    assert Adapter(output="1").output((other, logits)) is logits
+    assert Adapter(output=-1).output((other, logits)) is logits
+    assert Adapter(output="a").output({"a": [logits], "b": other}) is logits
+    with pytest.raises(InputError, match=r"no single tensor 'hiden.0': .*hidden.0 \[5\].*Did you mean 'hidden.0'"):
+        Adapter(output="hiden.0").output(returned)
+    for wanted in (7, "hidden"):
+        with pytest.raises(InputError, match="no single tensor"):
+            Adapter(output=wanted).output(returned)
+
+
+def test_a_tuple_may_start_with_a_modality_that_is_a_dict() -> None:
+    tokens = {"ids": torch.ones(B, 3), "mask": torch.ones(B, 3)}
+    batch = Adapter(("text", "image")).batch((tokens, RGB, Y))
+    assert batch.modalities == ("text", "image")
+    assert batch.target is Y
+    assert batch.inputs["text"] is tokens
+    with pytest.raises(InputError, match="needs the key 'depth'.*Did you mean 'dept'"):
+        Adapter(("rgb", "depth")).batch(({"rgb": RGB, "dept": DEPTH}, Y))
+    group = torch.arange(B)
+    assert Adapter().batch(({"rgb": RGB}, Y, group)).group is group
+    for third in (DEPTH, torch.ones(B), torch.ones(B, dtype=torch.bool), {"lengths": group}):
+        with pytest.raises(InputError, match="cannot tell the modalities"):
+            Adapter().batch(({"rgb": RGB}, Y, third))
+
+
+def test_groups_may_be_strings_lists_or_arrays() -> None:
+    adapter = Adapter(target="y")
+    names = [["bob", "ann", "bob", "eve", "ann"], np.array(["eve", "bob", "zoe", "ann", "eve"])]
+    ids = [adapter.batch({"rgb": RGB, "y": Y, "group": group}).group.tolist() for group in names]
+    assert ids == [[0, 1, 0, 2, 1], [2, 0, 3, 1, 2]]
+    for numbers in ([4, 4, 1, 1, 1], np.array([4, 4, 1, 1, 1]), torch.tensor([4, 4, 1, 1, 1])):
+        assert adapter.batch({"rgb": RGB, "y": Y, "group": numbers}).group.tolist() == [4, 4, 1, 1, 1]
+    for wrong in ([1, "a", 2, 3, 4], torch.ones(B), torch.ones(B, 2, dtype=torch.long), "ann", 3):
+        with pytest.raises(InputError, match="`group` must hold one integer or string per sample"):
+            adapter.batch({"rgb": RGB, "y": Y, "group": wrong})
+    with pytest.raises(InputError, match="numbers of samples differ.*group 2"):
+        adapter.batch({"rgb": RGB, "y": Y, "group": ["a", "b"]})
+
+
+def test_wrong_flags_and_numpy_arrays_are_errors_that_say_so() -> None:
+    for flags in (torch.ones(B), ["rgb"], {"rgb": [True] * B}):
+        with pytest.raises(InputError, match=r"`present` must say .* bool tensors \[B\]: \{'rgb': tensor\}; it is a"):
+            Adapter().batch({"rgb": RGB, "label": Y, "present": flags})
+    array = np.zeros((B, 3))
+    for raw in ({"rgb": array, "label": Y}, {"rgb": RGB, "depth": {"a": array}}, ({"rgb": {"a": RGB, "b": array}}, Y)):
+        with pytest.raises(InputError, match=r"are numpy arrays; .*torch.from_numpy.*DataLoader"):
+            Adapter().batch(raw)
+    with pytest.raises(InputError, match="'depth' are numpy arrays"):
+        Adapter(("rgb", "depth")).batch((RGB, array, Y))
+
+
+def test_a_modality_may_have_a_target_s_name() -> None:
+    batch = Adapter(("x", "y")).batch({"x": RGB, "y": DEPTH})
+    assert (batch.modalities, batch.target) == (("x", "y"), None)
+    batch = Adapter({"one": ["x", "y"], "two": "group"}).batch({"x": RGB, "y": DEPTH, "group": RGB, "label": Y})
+    assert batch.target is Y
+    assert batch.group is None
+    assert Adapter(("x", "y")).batch({"inputs": {"x": RGB, "y": DEPTH}, "y": Y}).target is Y
+
+
+class KeywordFlags(nn.Module):
+    def forward(self, rgb: Tensor, depth: Tensor, present: dict[str, Tensor]) -> Any:
+        return present
+
+
+class DictFlags(nn.Module):
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Any:
+        return present
+
+
+class ListFlags(nn.Module):
+    def forward(self, xs: list[Tensor], *, present: dict[str, Tensor]) -> Any:
+        return present
+
+
+class PositionFlags(nn.Module):
+    def forward(self, x: Tensor, y: Tensor, present: Any = None) -> Any:
+        return present
+
+
+@pytest.mark.parametrize("model", [KeywordFlags(), DictFlags(), ListFlags(), PositionFlags()])
+def test_present_is_given_in_every_style(model: nn.Module) -> None:
+    flags = {"rgb": torch.ones(B, dtype=torch.bool)}
+    assert takes_present(model)
+    assert not takes_present(ByKwargs())
+    batch = Batch({"rgb": RGB, "depth": DEPTH}, Y, flags)
+    assert Adapter().call(model, batch) is flags
+    assert Adapter(call=lambda model, inputs: model).call(model, batch) is model
+    without = dataclasses.replace(batch, present=None)
+    if isinstance(model, PositionFlags):
+        assert Adapter().call(model, without) is None
+        with pytest.raises(InputError, match="does not take the batch's a, b, c"):
+            Adapter().call(model, Batch({"a": RGB, "b": RGB, "c": RGB}))
+    else:
+        with pytest.raises(InputError, match="needs `present`, which the batch has not"):
+            Adapter().call(model, without)
+
+
+class Swapped(nn.Module):
+    def forward(self, depth_map: Tensor, rgb_img: Tensor) -> Tensor:
+        return rgb_img.mean((1, 2, 3)) + 10 * depth_map.mean(1)
+
+
+def test_modalities_are_not_mixed_up_by_position() -> None:
+    batch = Batch({"rgb": RGB, "depth": DEPTH}, Y)
+    with pytest.raises(InputError, match="'depth_map' would get 'rgb', which looks meant for 'rgb_img'") as caught:
+        Adapter().call(Swapped(), batch)
+    assert "model(depth_map=inputs['depth'], rgb_img=inputs['rgb'])" in str(caught.value)
+    with pytest.raises(InputError, match=r"model\(depth_map=inputs\['sound'\], rgb_img=inputs\['rgb'\]\)"):
+        Adapter().style(Swapped(), {"rgb": RGB, "sound": DEPTH})
+    assert Adapter().style(Swapped(), {"depth": DEPTH, "rgb": RGB}) == "positional"
+    assert Adapter().style(Swapped(), {"d": DEPTH, "r": RGB}) == "positional"
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "words"),
+    [
+        (ByPosition(), Adapter(), "called by position: rgb as x, depth as y"),
+        (ByStar(), Adapter(), "called by position: rgb, depth"),
+        (ByKeyword(), Adapter(), "called by keyword"),
+        (ByDict(), Adapter(), "called with one dict"),
+        (ListFlags(), Adapter(), "called with one list"),
+        (ByList(), Adapter(call=lambda model, inputs: model([*inputs.values()])), "called by your function"),
+    ],
+)
+def test_the_call_is_described(model: nn.Module, adapter: Adapter, words: str) -> None:
+    assert adapter.describe_call(model, {"rgb": RGB, "depth": DEPTH}) == words
+
+
+def test_a_model_that_unpacks_a_tuple_gets_a_hint() -> None:
+    class Unpacks(nn.Module):
+        def forward(self, x):
+            a, b = x
+            return a.mean((1, 2, 3)) + b.mean(1)
+
+    call = "fs.Adapter(call=lambda model, inputs: model(list(inputs.values())))"
+    for raw, hinted in (((RGB, DEPTH, Y), True), ({"rgb": RGB, "depth": DEPTH}, False)):
+        adapter = Adapter(("rgb", "depth"))
+        with pytest.raises(AttributeError) as caught:
+            adapter.call(Unpacks(), adapter.batch(raw))
+        assert (call in caught.value.__notes__[0]) == hinted
+    advised = Adapter(("rgb", "depth"), call=lambda model, inputs: model(list(inputs.values())))
+    assert advised.call(Unpacks(), advised.batch((RGB, DEPTH, Y))).shape == (B,)
+
+
+@dataclasses.dataclass
+class ModelOutput(OrderedDict):
+    """As in transformers: entries and fields are the same, and fields that are None are no entries."""
+
+    loss: Any = None
+    logits: Any = None
+    hidden: Any = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is not None:
+                self[field.name] = getattr(self, field.name)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+    def __reduce__(self) -> Any:
+        made, _, *rest = super().__reduce__()
+        return made, tuple(getattr(self, field.name) for field in dataclasses.fields(self)), *rest
+
+
+class BatchEncoding(UserDict):
+    def __init__(self, data: dict[str, Any], encodings: Any = None) -> None:
+        super().__init__(data)
+        self.encodings = encodings
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def test_dicts_of_other_libraries_are_nests() -> None:
+    output = ModelOutput(logits=RGB, hidden=(DEPTH,))
+    assert [path for path, _ in tensors(output)] == ["logits", "hidden.0"]
+    changed = map_tensors(lambda tensor: tensor + 1, output)
+    assert type(changed) is ModelOutput
+    assert changed.logits is changed["logits"]
+    assert torch.equal(changed.logits, RGB + 1)
+    assert output.logits is output["logits"] is RGB
+    assert Adapter().output(output) is RGB
+
+    encoding = BatchEncoding({"ids": RGB, "mask": DEPTH}, encodings="kept")
+    raw = {"text": encoding, "label": Y}
+    batch = Adapter().batch(raw).take(torch.tensor([1, 0]))
+    assert type(batch.inputs["text"]) is BatchEncoding
+    assert batch.inputs["text"].encodings == "kept"
+    assert torch.equal(batch.inputs["text"].ids, RGB[[1, 0]])
+    assert encoding.ids is RGB
+    assert Adapter().batch((encoding, Y)).modalities == ("ids", "mask")
+    assert Adapter(("text", "image")).batch((encoding, RGB, Y)).inputs["text"] is encoding

@@ -14,9 +14,9 @@ from torch import nn
 from fusionscope._files import writable_parent
 from fusionscope.cli._options import DissectOptions, ReportOptions
 from fusionscope.data import DataSplits, load_data
-from fusionscope.dissection import dissect, load
+from fusionscope.dissection import check_folder, dissect, load
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
-from fusionscope.errors import FileError, InputError
+from fusionscope.errors import InputError
 
 
 def run(options: TrainConfig | DissectOptions | ReportOptions) -> None:
@@ -52,8 +52,7 @@ def _dissect(options: DissectOptions) -> None:
     loader, about = _loader(options, data)
     for path in (out, report):
         writable_parent(path)
-    if out.exists() and not (out / "manifest.json").exists():
-        raise FileError(f"{out} exists and is not a dissection; choose another --out")
+    check_folder(out)
     splits = loader if isinstance(loader, DataSplits) else None
     found = dissect(
         model,

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from fusionscope.dissection._coalitions import subsets as subsets
     from fusionscope.dissection._dissect import dissect as dissect
     from fusionscope.dissection._dissection import Dissection as Dissection
+    from fusionscope.dissection._dissection import check_folder as check_folder
     from fusionscope.dissection._dissection import load as load
 
 _exports = {
     "Dissection": "_dissection",
+    "check_folder": "_dissection",
     "dissect": "_dissect",
     "fill_in": "_coalitions",
     "load": "_dissection",

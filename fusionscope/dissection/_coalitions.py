@@ -90,7 +90,7 @@ def fill_in(batch: Batch, absent: Iterable[str], fill: Fill = "resample", *, see
     for modality in absent:
         values = batch.inputs[modality]
         if callable(fill):
-            changed[modality] = fill(modality, values, batch)
+            changed[modality] = fill(modality, map_tensors(torch.clone, values), batch.clone())
         elif fill == "resample":
             if batch.size < 2:
                 raise InputError("fill-in 'resample' needs two samples in a batch; use larger batches or fill='zero'")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fusionscope
 from fusionscope._nest import tensors
-from fusionscope.batch import Adapter, Batch, unwrap
+from fusionscope.batch import Adapter, Batch, takes_present, unwrap
 from fusionscope.dissection import _tables
 from fusionscope.dissection._coalitions import Fill, check_fill, fill_in, subsets
 from fusionscope.dissection._dissection import SCHEMA, Dissection
@@ -25,7 +25,18 @@ from fusionscope.dissection._stream import Stream
 from fusionscope.dissection._task import ClassOrder, Task, infer_task
 from fusionscope.errors import InputError, did_you_mean
 from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, resolve_score
-from fusionscope.tracing import ModelState, Tap, TapReader, Trace, quiet, trace
+from fusionscope.tracing import (
+    ModelState,
+    Tap,
+    TapReader,
+    Trace,
+    differing,
+    one_adapter,
+    quiet,
+    rng_state,
+    set_rng,
+    trace,
+)
 
 MEASURES = ("similarity", "selectivity", "removal")
 TRACED = 16
@@ -100,25 +111,34 @@ def dissect(
     ['taps', 'similarity', 'selectivity', 'removal']
     """
     begin = time.perf_counter()
+    measures = (measures,) if isinstance(measures, str) else measures
     _check_names("measure", measures, MEASURES)
     check_fill(fill)
-    adapter = adapter or Adapter(modalities)
+    if fill == "present" and not takes_present(model):
+        raise InputError(
+            "fill='present' needs a model whose forward takes `present` (a dict of bool tensors), and "
+            f"{type(unwrap(model)).__name__}'s does not; use fill='resample', 'zero' or 'mean'"
+        )
+    adapter = one_adapter(adapter, modalities)
     device = _usable(device) if device is not None else _device_of(model)
     stream = Stream(loader, adapter)
     batches = iter(stream)
     first = next(batches)
-    state = ModelState(unwrap(model))
     home = _device_of(model)
+    state: ModelState | None = None
     try:
         if home != device:
             model.to(device)
-        few = first.take(torch.arange(min(first.size, TRACED))).to(device)
+        state = ModelState(unwrap(model))
+        few = differing(first, TRACED).to(device)
         found = trace(model, few, adapter=adapter, layouts=layouts)
-        chosen = _choose(found, taps)
+        chosen, unread = _choose(found, taps)
         traced = time.perf_counter()
         with quiet(unwrap(model)):
             task = infer_task(adapter.output(adapter.call(model, few.clone())), few.target, classes)
+        state.restore()
         run = _Run(model, adapter, found, chosen, task, measures, fill, seed, device)
+        run.notes += unread
         run.prepare(metric, empty, prior, permutations, alpha)
         steps = len(stream)
         with quiet(unwrap(model)), progress_bar("dissecting", steps, progress) as tick:
@@ -127,9 +147,10 @@ def dissect(
                 tick()
         tables, arrays = run.tables(truth)
     finally:
+        if state is not None:
+            state.restore(rng=False)  # the loader's draws are its own; every step puts the generators back
         if home != device:
             model.to(home)
-        state.restore()
     end = time.perf_counter()
     manifest = {
         "schema": SCHEMA,
@@ -199,6 +220,9 @@ class _Run:
         self.forwards = 0
         self.notes: list[str] = []
         self.order = ClassOrder()
+        self.state = ModelState(unwrap(model)) if any("keeps state" in note for note in found.messages) else None
+        self.rng: dict[str, Any] = {}
+        self.alone = 0
         self.cka: MinibatchCKA | None = None
         self.eta: EtaSquared | None = None
         self.coalitions: CoalitionTable | None = None
@@ -241,6 +265,16 @@ class _Run:
     @torch.no_grad()
     def step(self, batch: Batch, index: int) -> None:
         """Feed one batch to all instruments."""
+        if batch.size < 2:
+            self.alone += 1
+            return
+        self.rng = rng_state()
+        try:
+            self._feed(batch, index)
+        finally:
+            set_rng(self.rng)
+
+    def _feed(self, batch: Batch, index: int) -> None:
         if self.task.kind == "classification":
             self.order.add(batch.target)
         output = self._tapped(batch, index)
@@ -258,7 +292,8 @@ class _Run:
 
     def _tapped(self, batch: Batch, index: int) -> Tensor:
         instruments: list[Any] = [one for one in (self.cka, self.eta) if one is not None]
-        contexts = [one.context(batch.size, batch.target, index) for one in instruments]
+        target = batch.target if isinstance(batch.target, Tensor) else None
+        contexts = [one.context(batch.size, target, index) for one in instruments]
         reduced: list[dict[str, Any]] = [{} for _ in instruments]
 
         def use(tap: Tap, features: Tensor) -> None:
@@ -276,11 +311,17 @@ class _Run:
         return output
 
     def _forward(self, batch: Batch) -> Tensor:
+        """Run the model from the same state and the same random numbers for all subsets of a batch."""
         self.forwards += 1
+        if self.state is not None:
+            self.state.restore(rng=False)
+        set_rng(self.rng)
         return self.adapter.output(self.adapter.call(self.model, batch.clone()))
 
     def tables(self, truth: Mapping[str, Mapping[str, Any]] | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Compute everything and lay it out as tidy tables and arrays."""
+        if self.alone:
+            self.notes.append(f"{self.alone} samples came alone in a batch of a form of its own and are left out")
         tables: dict[str, Any] = {"taps": _tables.taps(self.taps)}
         arrays: dict[str, np.ndarray] = {}
         if self.cka is not None:
@@ -298,15 +339,30 @@ class _Run:
         return tables, arrays
 
 
-def _choose(found: Trace, wanted: Mapping[str, Sequence[str]] | None) -> list[Tap]:
+def _choose(found: Trace, wanted: Mapping[str, Sequence[str]] | None) -> tuple[list[Tap], list[str]]:
+    """Return the taps to measure, and a note on those that cannot be read."""
     if wanted is None:
-        return [tap for taps in found.taps.values() for tap in taps if tap.call.axes.unit is not None]
+        taps = [tap for taps in found.taps.values() for tap in taps]
+        unread = [tap.call for tap in taps if tap.call.axes.unit is None]
+        if not unread:
+            return taps, []
+        layouts = ", ".join(f"{call.path!r}: '{'N' + '?' * (len(call.shape) - 1)}'" for call in unread[:3])
+        text = (
+            f"cannot tell which axis of {', '.join(call.id for call in unread[:3])} holds units, so "
+            f"{len(unread)} of {len(taps)} taps are left out; say it with layouts={{{layouts}}} (N samples, C units)"
+        )
+        if len(unread) == len(taps):
+            raise InputError(text)
+        return [tap for tap in taps if tap.call.axes.unit is not None], [text]
     _check_names("modality", wanted, found.modalities)
-    chosen = []
+    chosen: dict[str, Tap] = {}
     for modality, names in wanted.items():
         for level, name in enumerate(names):
-            chosen.append(Tap(modality, level, (level + 1) / len(names), found.call(name)))
-    return chosen
+            tap = Tap(modality, level, (level + 1) / len(names), found.call(name))
+            if tap.id in chosen:
+                raise InputError(f"taps= names {tap.id} twice; a call is measured once, for one modality")
+            chosen[tap.id] = tap
+    return list(chosen.values()), []
 
 
 def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:

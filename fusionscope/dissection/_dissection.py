@@ -54,13 +54,7 @@ class Dissection:
         Raises:
             FileError: if ``folder`` cannot be written, or holds something else.
         """
-        folder = Path(folder)
-        if (
-            folder.exists()
-            and not (folder / "manifest.json").exists()
-            and (not folder.is_dir() or any(folder.iterdir()))
-        ):
-            raise FileError(f"{folder} exists and is not a dissection; choose a new folder")
+        folder = check_folder(folder)
         columns = {name: {c: _kind(table[c]) for c in table} for name, table in self.tables.items()}
         with atomic_folder(folder) as new:
             (new / "tables").mkdir()
@@ -81,6 +75,18 @@ class Dissection:
         from fusionscope.report import write_report  # a report reads dissections, so it is imported on use only
 
         return write_report(self, path)
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return the folder as a path if a dissection may be written there: it is new, empty, or holds one.
+
+    Raises:
+        FileError: if it holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "manifest.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileError(f"{folder} exists and is not a dissection; choose a new folder")
+    return folder
 
 
 def _kind(column: pd.Series) -> str:

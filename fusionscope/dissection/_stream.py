@@ -1,9 +1,10 @@
-"""Batches from a user's loader, once, in order, with short tails joined and a fingerprint of what came."""
+"""Batches from a user's loader, once, in order, with short ones joined and a fingerprint of what came."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,11 @@ SHORTEST = 4
 
 
 class Stream:
-    """Iterate a loader as :class:`Batch`; a batch of fewer than 4 samples joins the one before it.
+    """Iterate a loader as :class:`Batch` of at least 4 samples, its modalities in the order of the first batch.
+
+    Smaller batches are joined until they are 4 samples; what then remains at the end joins the batch before it. Batches
+    that cannot be joined (padded to another length, a ``present`` or target of another form) are not: such a remainder
+    comes alone, with 1 to 3 samples, and the measures have to skip it.
 
     ``samples``, ``batches`` and ``fingerprint`` tell what was read so far.
 
@@ -43,23 +48,40 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         held: Batch | None = None
-        for raw in self.loader:
-            batch = self.adapter.batch(raw)
-            if held is not None and batch.modalities != held.modalities:
-                raise InputError(
-                    f"batch {self.batches + 1} has the modalities {', '.join(batch.modalities)}, the one before it "
-                    f"{', '.join(held.modalities)}; every batch must have the same (mark missing ones with `present`)"
-                )
-            if held is None:
-                held = batch
-            elif batch.size < SHORTEST:
-                held = held.join(batch)
-            else:
+        for group in self._groups():
+            joined = _joined(held, group) if group.size < SHORTEST else None
+            if held is not None and joined is None:
                 yield self._count(held)
-                held = batch
+            held = group if joined is None else joined
         if held is None:
             raise InputError("the loader gave no batch; check that the data set is not empty")
         yield self._count(held)
+
+    def _groups(self) -> Iterator[Batch]:
+        """Small batches joined up to 4 samples; fewer where the next batch does not fit, and at the end."""
+        short: Batch | None = None
+        for batch in self._batches():
+            group = _joined(short, batch)
+            if short is not None and group is None:
+                yield short
+            group = batch if group is None else group
+            short = group if group.size < SHORTEST else None
+            if short is None:
+                yield group
+        if short is not None:
+            yield short
+
+    def _batches(self) -> Iterator[Batch]:
+        order: tuple[str, ...] = ()
+        for number, raw in enumerate(self.loader, 1):
+            batch = self.adapter.batch(raw)
+            order = order or batch.modalities
+            if set(batch.modalities) != set(order):
+                raise InputError(
+                    f"batch {number} has the modalities {', '.join(batch.modalities)}, the first one "
+                    f"{', '.join(order)}; every batch must have the same (mark missing ones with `present`)"
+                )
+            yield replace(batch, inputs={modality: batch.inputs[modality] for modality in order})
 
     def _count(self, batch: Batch) -> Batch:
         self.batches += 1
@@ -67,6 +89,15 @@ class Stream:
         for _, tensor in (*tensors(batch.inputs), *tensors(batch.target)):
             self._hash.update(_bytes(tensor))
         return batch
+
+
+def _joined(first: Batch | None, second: Batch) -> Batch | None:
+    if first is None:
+        return None
+    try:
+        return first.join(second)
+    except InputError:
+        return None
 
 
 def _bytes(tensor: Tensor) -> memoryview | bytes:

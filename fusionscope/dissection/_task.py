@@ -15,17 +15,24 @@ from fusionscope.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """``kind`` is "classification", "dense", "regression", or "none" (no target)."""
+    """``kind`` is "classification", "dense", "regression", or "none" (no target).
+
+    ``single_logit``: two classes from one logit; ``channels_last``: the classes lie on the output's last axis.
+    """
 
     kind: str
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    single_logit: bool = False
+    channels_last: bool = False
 
     def prediction(self, output: Tensor, target: Any) -> Tensor:
         """Bring the output to the form the scores take: logits ``[B, K, *target's locations]``, or values."""
-        if self.kind == "classification" and output.ndim <= 2 and (output.ndim == 1 or output.shape[1] == 1):
-            logit = output.reshape(len(output), 1)
-            return torch.cat([torch.zeros_like(logit), logit], 1)
+        if self.channels_last:
+            output = output.movedim(-1, 1)
+        if self.single_logit:
+            logit = output.unsqueeze(1) if output.ndim == target.ndim else output
+            output = torch.cat([torch.zeros_like(logit), logit], 1)
         if self.kind == "dense" and output.shape[2:] != target.shape[1:]:
             mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[output.ndim - 2]
             size = tuple(target.shape[1:])
@@ -81,21 +88,31 @@ def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None
         return Task("none", tuple(classes or ()), note)
     if target.is_floating_point():
         return Task("regression")
-    if target.ndim == 1 and output.ndim <= 2:
-        kind, count = "classification", output.shape[1] if output.ndim == 2 and output.shape[1] > 1 else 2
-    elif target.ndim > 1 and output.ndim == target.ndim + 1:
-        kind, count = "dense", output.shape[1]
-    else:
+    places = tuple(target.shape[1:])
+    single = output.ndim == target.ndim or (output.ndim == target.ndim + 1 and output.shape[1] == 1)
+    last = (
+        output.ndim == target.ndim + 1 > 2 and tuple(output.shape[1:-1]) == places and tuple(output.shape[2:]) != places
+    )
+    if not output.is_floating_point() or not (single or output.ndim == target.ndim + 1):
+        advice = (
+            "squeeze the target's axis of size 1"
+            if 1 in places
+            else "choose the prediction with fs.Adapter(output=...)"
+        )
         raise InputError(
             f"cannot score an output {shape(output)} against a target {shape(target)}: expected logits [B, K] with "
-            "integer targets [B], logits [B, K, ...] with integer targets [B, ...], or real-valued targets. Choose the "
-            "prediction with fs.Adapter(output=...), or leave the target out"
+            "integer targets [B], logits [B, K, ...] with integer targets [B, ...], or real-valued targets; "
+            f"{advice}, or leave the target out"
         )
+    kind = "classification" if target.ndim == 1 else "dense"
+    count = 2 if single else output.shape[-1] if last else output.shape[1]
     if classes is not None and len(classes) != count:
         raise InputError(f"{len(classes)} class names were given, but the model's output has {count} classes")
     largest = int(target.max()) if target.numel() else 0
     if largest >= count:
         raise InputError(
-            f"the target holds class {largest}, but the model's output has {count} classes (0 to {count - 1})"
+            f"the target holds class {largest}, but the model's output has {count} classes (0 to {count - 1}); mark "
+            "what is to be ignored with a negative label"
         )
-    return Task(kind, tuple(classes) if classes is not None else tuple(str(i) for i in range(count)))
+    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(count))
+    return Task(kind, names, (), single, last and not single)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fusionscope.tracing._call import Axes, Call, FusionPoint, Kind
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._rows import Entry, Runs, entries
-from fusionscope.tracing._units import unit_axis
+from fusionscope.tracing._units import fitting_axis, unit_axis
 
 RESTARTS = 32
 
@@ -57,7 +57,7 @@ class Analysis:
             for entry in self.outputs[record.key]:
                 groups.setdefault((entry.depends_on, entry.positions), []).append(entry)
             for members in groups.values():
-                main = max(members, key=lambda e: (e.print.dtype.is_floating_point, _count(e.print.shape)))
+                main = next((e for e in members if _readable(e)), members[0])
                 found.append(self._call(record, main, len(groups) > 1))
         return self._inherit_units(found)
 
@@ -67,7 +67,7 @@ class Analysis:
         if rows.axis is not None and entry.positions is not None:
             slot = _slot_name(entry, self.size)
             shape[rows.axis] = self.size * len(entry.positions)
-        unit = unit_axis(record.module, len(shape), rows.axis)
+        unit = unit_axis(record.module, tuple(shape), rows.axis)
         split = several and len({e.place for e in self.outputs[record.key]}) > 1
         leaf = record.children == 0
         return Call(
@@ -97,40 +97,45 @@ class Analysis:
 
     def _inherit_units(self, calls: list[Call]) -> list[Call]:
         """Give elementwise modules, pools and containers the unit axis of the call their values come from."""
-        done: list[Call] = []
-        by_print: dict[tuple[object, ...], int] = {}
-        leaves = [call for call in calls if call.leaf]
-        for call in leaves:
+        known: dict[tuple[object, ...], Call] = {}
+        leaves: dict[str, Call] = {}
+
+        def unit_from(sources: list[Call | None], call: Call) -> int | None:
+            for source in sources:
+                if source is not None and source.axes.unit is not None:
+                    size = source.shape[source.axes.unit]
+                    return fitting_axis(call.shape, call.axes.sample, source.axes.unit, size)
+            return None
+
+        for call in (call for call in calls if call.leaf):
             unit = call.axes.unit
             if unit is None:
-                sources = [by_print.get(e.print.key) for e in self.inputs[call.key]]
-                unit = next((u for u in sources if u is not None), None)
-                if unit is None:
-                    before = [c for c in done if len(c.shape) == len(call.shape) and c.depends_on & call.depends_on]
-                    unit = before[-1].axes.unit if before else None
-                if unit is not None and unit >= len(call.shape):
-                    unit = None
+                before = [
+                    c for c in leaves.values() if len(c.shape) == len(call.shape) and c.depends_on & call.depends_on
+                ]
+                unit = unit_from([*(known.get(e.print.key) for e in self.inputs[call.key]), *before[-1:]], call)
             call = replace(call, axes=_with_unit(call, unit))
-            done.append(call)
-            if unit is not None:
-                by_print.setdefault(call.same_as, unit)
-        leaf_by_id = {call.id: call for call in done}
-        children = {call.key: call for call in done}
+            leaves[call.id] = call
+            known.setdefault(call.same_as, call)
         result = []
         for call in calls:
             if call.leaf:
-                result.append(leaf_by_id[call.id])
+                result.append(leaves[call.id])
                 continue
             unit = call.axes.unit
             if unit is None:
-                unit = by_print.get(call.same_as)
-            if unit is None:
-                inside = [
-                    c for c in children.values() if _within(c, call, self.base) and len(c.shape) == len(call.shape)
-                ]
-                unit = inside[-1].axes.unit if inside else None
+                inside = [c for c in leaves.values() if len(c.shape) == len(call.shape) and self._within(c, call)]
+                unit = unit_from([known.get(call.same_as), *inside[-1:]], call)
             result.append(replace(call, axes=_with_unit(call, unit)))
         return result
+
+    def _within(self, inner: Call, outer: Call) -> bool:
+        parent: CallKey | None = inner.parent
+        while parent is not None:
+            if parent == outer.key:
+                return bool(inner.depends_on & outer.depends_on)
+            parent = self.base.calls[parent].parent
+        return False
 
     # ----------------------------------------------------------------- fusion
 
@@ -147,7 +152,7 @@ class Analysis:
         return None if any(e.joined is None for e in carried) else "mix"
 
     def fusion_points(
-        self, calls: list[Call], restart: Callable[[CallKey, set[str]], Recording]
+        self, calls: list[Call], restart: Callable[[CallKey, set[str]], Recording | None]
     ) -> tuple[list[FusionPoint], list[str]]:
         """Find the fused calls none of whose inputs is already fused.
 
@@ -171,7 +176,12 @@ class Analysis:
             repeated = bool(prints) and prints <= seen_inputs
             seen_inputs |= prints
             places = {e.place for e in self.outputs[key] if len(e.depends_on) > 1}
-            changed = self._after(key, restart(key, places)) if places else set()
+            again = restart(key, places) if places else self.base
+            if again is None:
+                messages.append(
+                    f"{key[0]}#{key[1]}: the model fails on other outputs of it; what follows counts as after it"
+                )
+            changed = self._after(key, again)
             downstream |= dict.fromkeys(changed, len(found))
             if repeated:
                 continue
@@ -199,12 +209,14 @@ class Analysis:
             points.append(replace(point, mixed_by=later))
         return points, messages
 
-    def _after(self, key: CallKey, changed: Recording) -> set[CallKey]:
+    def _after(self, key: CallKey, changed: Recording | None) -> set[CallKey]:
+        """The calls whose input changed; all later ones if that run failed."""
         order = list(self.base.calls)
+        if changed is None:
+            return set(order[order.index(key) + 1 :])
         after: set[CallKey] = set()
         for other in order[order.index(key) + 1 :]:
-            now = changed.calls.get(other)
-            before = self.base.calls[other].inputs
+            now, before = changed.calls.get(other), self.base.calls[other].inputs
             if now is None or any(p not in now.inputs or now.inputs[p].key != before[p].key for p in before):
                 after.add(other)
         return after
@@ -246,7 +258,10 @@ class Analysis:
             told.append(f"modalities are stacked along the batch axis of {slots[0].path or 'the model'}: rows {rows}")
         tell([c for c in leaves if not c.finite], "non-finite values")
         tell([c for c in leaves if c.constant and c.depends_on], "constant here: dead or saturated")
-        tell([c for c in calls if c.batch_coupled], "rows interact: per-sample features are not defined here")
+        tell(
+            [c for c in calls if c.batch_coupled and c.deterministic],
+            "rows interact: per-sample features are not defined here",
+        )
         tell([c for c in leaves if c.conditional], "called or skipped depending on the input")
         tell(
             [c for c in leaves if not c.deterministic],
@@ -255,11 +270,9 @@ class Analysis:
         return told
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
+def _readable(entry: Entry) -> bool:
+    """A real-valued tensor with one row per sample: what the first such output of a call holds is its result."""
+    return entry.print.dtype.is_floating_point and entry.rows.axis is not None and entry.rows.pattern != "coupled"
 
 
 def _parent_path(call: Call) -> str:
@@ -271,15 +284,6 @@ def _with_unit(call: Call, unit: int | None) -> Axes:
         unit = None
     location = tuple(a for a in range(len(call.shape)) if a not in (unit, call.axes.sample))
     return replace(call.axes, unit=unit, location=location)
-
-
-def _within(inner: Call, outer: Call, base: Recording) -> bool:
-    parent: CallKey | None = inner.parent
-    while parent is not None:
-        if parent == outer.key:
-            return bool(inner.depends_on & outer.depends_on)
-        parent = base.calls[parent].parent
-    return False
 
 
 def _slot_name(entry: Entry, size: int) -> str:

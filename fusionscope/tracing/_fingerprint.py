@@ -42,15 +42,15 @@ class Fingerprint:
 def fingerprint(tensor: Tensor) -> Fingerprint:
     """Fingerprint a tensor. A scalar counts as one row."""
     shape = tuple(tensor.shape)
-    x = tensor.detach()
+    x = tensor.detach().resolve_conj().resolve_neg()
     if x.layout != torch.strided:
         x = x.to_dense()
     if x.is_complex():
         x = torch.view_as_real(x)
+    if not x.numel():
+        return Fingerprint(shape, tensor.dtype, tuple(np.zeros(n, np.int64) for n in shape or (1,)), True, True)
     x = x.reshape(shape[0] if shape else 1, -1)
     rows, width = x.shape
-    if width == 0 or rows == 0:
-        return Fingerprint(shape, tensor.dtype, tuple(np.zeros(n, np.int64) for n in shape or (1,)), True, True)
     weights, order = _weights(width, x.device.type), _weights(rows, x.device.type)
     row_hash = torch.empty(rows, dtype=torch.int64, device=x.device)
     rest = torch.zeros(width, dtype=torch.int64, device=x.device)
@@ -70,7 +70,9 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
             low.append(part.amin()) if part.dtype != torch.bool else low.append(part.all())
             high.append(part.amax()) if part.dtype != torch.bool else high.append(part.any())
             bits = part
-        mixed = bits.to(torch.int64) * weights
+        bits = bits.to(torch.int64)
+        # The low bits of a float64 are often all zero, and a product keeps only as many bits as its factors have.
+        mixed = (bits ^ (bits >> 32)) * weights if part.element_size() == 8 else bits * weights
         row_hash[start : start + step] = mixed.sum(1)
         rest += (mixed * order[start : start + step, None]).sum(0)
     axes = [row_hash.cpu().numpy()]

@@ -63,14 +63,13 @@ def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     children: dict[tuple[str, int] | None, list[Call]] = {}
     for call in trace.calls:
         children.setdefault(call.parent, []).append(call)
-    outputs = {call.same_as for call in trace.calls if call.parent is None}
     found = {}
     for modality in trace.modalities:
         chosen = _largest(modality, children, None)
         parametric = [c for c in trace.streams[modality] if c.parametric]
         chosen = _open(chosen, modality, children, max(len(parametric), 1))
         chosen = _fold(chosen)
-        chosen = [c for c in chosen if usable(c) and c.same_as not in outputs]
+        chosen = [c for c in chosen if usable(c) and c.same_as != trace.prediction]
         chosen = _thin(list({c.same_as: c for c in chosen}.values()))
         order = {c.id: i for i, c in enumerate(trace.calls)}
         found[modality] = [

@@ -30,7 +30,11 @@ class TapReader:
     def __init__(self, model: nn.Module, taps: Iterable[Tap], use: Callable[[Tap, Tensor], None]) -> None:
         self.taps: dict[str, list[Tap]] = {}
         for tap in taps:
-            if tap.call.axes.unit is None or tap.call.axes.sample is None:
+            if tap.call.axes.sample is None:
+                raise InputError(
+                    f"{tap.id} has no sample axis (rows interact there), so it cannot be measured per sample"
+                )
+            if tap.call.axes.unit is None:
                 raise InputError(
                     f"cannot tell which axis of {tap.id} ({tap.call.module}, {list(tap.call.shape)}) holds the units; "
                     f"say it with layouts={{{tap.call.path!r}: 'NCHW'}} (N = samples, C = units)"

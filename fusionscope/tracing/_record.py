@@ -44,7 +44,7 @@ def module_paths(model: nn.Module) -> dict[str, nn.Module]:
     seen: set[int] = set()
     opaque: list[str] = []
     for raw, module in model.named_modules():
-        if any(raw.startswith(prefix) for prefix in opaque):
+        if any(raw.startswith(prefix) for prefix in opaque) or "parametrizations" in raw.split("."):
             continue
         if isinstance(module, torch.jit.ScriptModule):
             opaque.append(f"{raw}.")
@@ -73,7 +73,7 @@ class Recorder:
         self._counts: dict[str, int] = {}
         self._cache: dict[int, tuple[weakref.ref[Tensor], int, Fingerprint]] = {}
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> Recorder:
         with ExitStack() as stack:
             for path, module in self.paths.items():
                 before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
@@ -81,7 +81,25 @@ class Recorder:
                 after = module.register_forward_hook(self._after(), with_kwargs=True, always_call=True)
                 stack.callback(after.remove)
             self._exit = stack.pop_all()
-        return self.recording
+        return self
+
+    def run(self, model: nn.Module, inputs: Any, call: Callable[[], Any]) -> Any:
+        """Run ``call`` and return what it returns.
+
+        Where it is not one call of the whole model (a function that calls its methods), a record of the function stands
+        for the model, with the calls it made inside.
+        """
+        before = self._prints(inputs)
+        returned = call()
+        calls = self.recording.calls
+        outermost = [record for record in calls.values() if record.parent is None]
+        if len(outermost) != 1 or outermost[0].key != ("", 0):
+            key = ("(call)" if ("", 0) in calls else "", 0)
+            root = Record(key, model, None, before, self._prints(returned), len(outermost))
+            for record in outermost:
+                record.parent = key
+            self.recording.calls = {key: root, **calls}
+        return returned
 
     def __exit__(self, *error: object) -> None:
         self._exit.close()
@@ -123,6 +141,8 @@ class Recorder:
         return {path: self._print(tensor) for path, tensor in tensors(nest)}
 
     def _print(self, tensor: Tensor) -> Fingerprint:
+        if tensor.is_inference():
+            return fingerprint(tensor)
         known = self._cache.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == tensor._version:
             return known[2]
@@ -131,13 +151,14 @@ class Recorder:
         return print_
 
 
-def disturbed(output: Any, places: set[str]) -> Any:
-    """Return ``output`` with its floating tensors at ``places`` moved by one row and stretched a little."""
+def disturbed(output: Any, places: set[str], stretch: bool = True) -> Any:
+    """Return ``output`` with its floating tensors at ``places`` moved by one row and, by choice, stretched a little."""
     names = {id(tensor): place for place, tensor in tensors(output)}
 
     def change(tensor: Tensor) -> Tensor:
         if names.get(id(tensor)) not in places or not tensor.is_floating_point():
             return tensor
-        return (tensor.roll(1, 0) if tensor.ndim else tensor) * 1.25 + 0.5
+        moved = tensor.roll(1, 0) if tensor.ndim else tensor
+        return moved * 1.25 + 0.5 if stretch else moved
 
     return map_tensors(change, output)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fusionscope.errors import ModelError
+
 _CONTAINERS = (list, dict, set, deque)
 _OWN = frozenset(vars(nn.Module()))
 
@@ -33,6 +35,11 @@ class ModelState:
         for name, module in self.modules:
             for store in (module._parameters, module._buffers):
                 for _, tensor in store.items():  # a scripted store has items() only
+                    if tensor is not None and nn.parameter.is_lazy(tensor):
+                        raise ModelError(
+                            f"{name or type(model).__name__} has parameters without a shape (a lazy module): run the "
+                            "model on one batch first"
+                        )
                     if tensor is not None and id(tensor) not in self.values:
                         self.values[id(tensor)] = (tensor, tensor.detach().clone(), tensor.requires_grad, tensor.grad)
                 if not isinstance(module, torch.jit.ScriptModule):
@@ -45,11 +52,11 @@ class ModelState:
         self.grads = [
             (tensor, grad, grad.detach().clone()) for tensor, _, _, grad in self.values.values() if grad is not None
         ]
-        self.rng = _rng_state()
+        self.rng = rng_state()
 
     @torch.no_grad()
-    def restore(self) -> list[str]:
-        """Put everything back; return the names of what had changed."""
+    def restore(self, *, rng: bool = True) -> list[str]:
+        """Put everything back, by choice without the random generators; return the names of what had changed."""
         changed: list[str] = []
         for store, before in self.registered:
             if any(store.get(key) is not value for key, value in before.items()):
@@ -72,9 +79,12 @@ class ModelState:
             if _differs(now, value, kept):
                 changed.append(f"{name}.{key}" if name else key)
                 _put_back(module, key, value, kept)
+            elif isinstance(value, Tensor) and now is not value:
+                vars(module)[key] = value
         for module, training in self.modes:
             module.training = training
-        _set_rng(self.rng)
+        if rng:
+            set_rng(self.rng)
         return changed
 
     def _name_of(self, tensor: Tensor) -> str:
@@ -97,7 +107,7 @@ def quiet(model: nn.Module) -> Generator[None, None, None]:
     try:
         for module, _ in modes:
             module.training = False
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -125,7 +135,7 @@ def _holds_modules(value: Any) -> bool:
 
 def _differs(now: Any, value: Any, kept: Any) -> bool:
     if isinstance(value, Tensor):
-        return now is not value or not _same(value, kept)
+        return not isinstance(now, Tensor) or not _same(now, kept) or not _same(value, kept)
     if isinstance(value, torch.Generator):
         return not torch.equal(value.get_state(), kept)
     if isinstance(value, _CONTAINERS):
@@ -138,8 +148,11 @@ def _differs(now: Any, value: Any, kept: Any) -> bool:
 
 
 def _put_back(module: nn.Module, key: str, value: Any, kept: Any) -> None:
-    if isinstance(value, Tensor):
-        value.copy_(kept) if value.shape == kept.shape else setattr(value, "data", kept.clone())
+    if isinstance(value, Tensor) and not _same(value, kept):
+        try:
+            value.copy_(kept)
+        except RuntimeError:  # an expanded tensor, or one made in inference mode: it cannot be written
+            value = kept.clone()
     elif isinstance(value, torch.Generator):
         value.set_state(kept)
     elif isinstance(value, list | deque):
@@ -176,7 +189,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _rng_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
+    """The state of the global random generators of Python, NumPy and torch."""
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002
@@ -187,7 +201,8 @@ def _rng_state() -> dict[str, Any]:
     return state
 
 
-def _set_rng(state: dict[str, Any]) -> None:
+def set_rng(state: dict[str, Any]) -> None:
+    """Put back what :func:`rng_state` gave."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])

@@ -50,6 +50,7 @@ class Trace:
     forwards: int
     seconds: float
     layouts: Mapping[str, str] = field(default_factory=dict)
+    prediction: tuple[object, ...] = ()
 
     @property
     def streams(self) -> dict[str, list[Call]]:
@@ -129,7 +130,7 @@ def trace(
     >>> print(found.fusion_points[0])
     a, b joined: functional, in the model, before head#0 (Linear), which mixes them
     """
-    adapter = adapter or Adapter(modalities)
+    adapter = one_adapter(adapter, modalities)
     whole = adapter.batch(batch)
     return _Tracer(model, whole, adapter, dict(layouts or {})).run()
 
@@ -143,30 +144,34 @@ class _Tracer:
                 "a trace replaces samples by other samples, so it needs at least two in the batch, and this one has "
                 f"{self.size}; collect a larger batch (4 or more is best)"
             )
+        how = adapter.describe_call(self.model, batch.inputs)
         self.forwards = 0
-        self.notes: list[str] = []
+        self.prediction: tuple[object, ...] = ()
+        self.notes = [how] if "position" in how and len(batch.inputs) > 1 else []
         hashes = {m: _row_hashes(nest, self.size) for m, nest in batch.inputs.items()}
         self.maps = {m: [_donors(h, step, m) for step in (1, 2)] for m, h in hashes.items()}
         self.sample = self.size // 2
 
     def run(self) -> Trace:
         start = time.perf_counter()
-        before = ModelState(self.model)
+        before = self.state = ModelState(self.model)
         try:
             with quiet(self.model):
                 return self._run(before, start)
         finally:
+            self.state.restore()
             before.restore()
 
     def _run(self, before: ModelState, start: float) -> Trace:
-        self.state = before
         self._forward(self.batch)
         changed = before.restore()
         if changed:
             names = ", ".join(list(dict.fromkeys(changed))[:3])
             self.notes.append(f"the model keeps state between forwards ({names}); it is rolled back")
+        self.state = ModelState(self.model)  # with what the first forward installed
         base, repeat = self._forward(self.batch), self._forward(self.batch)
-        single = self._forward(self._single())
+        prediction = self.prediction
+        single = self._single_run(base)
         runs: dict[str, list[Recording]] = {}
         unknown: list[str] = []
         for modality, maps in self.maps.items():
@@ -197,6 +202,7 @@ class _Tracer:
             forwards=self.forwards,
             seconds=time.perf_counter() - start,
             layouts=self.layouts,
+            prediction=prediction,
         )
 
     def _forward(self, batch: Batch, **edit: Any) -> Recording:
@@ -204,9 +210,33 @@ class _Tracer:
         for module in self.model.modules():
             module.training = False
         self.forwards += 1
-        with Recorder(self.model, **edit) as recording:
-            self.adapter.call(self.model, batch.clone())
-        return recording
+        given = batch.clone()
+        with Recorder(self.model, **edit) as recorder:
+            returned = recorder.run(self.model, given.inputs, lambda: self.adapter.call(self.model, given))
+        try:
+            self.prediction = fingerprint(self.adapter.output(returned)).key
+        except (InputError, LookupError, TypeError):
+            self.prediction = ()
+        return recorder.recording
+
+    def _single_run(self, base: Recording) -> Recording:
+        """Run with one sample replaced; try another where it changes a shape (the longest of a padded batch)."""
+        best: tuple[int, int, Recording] | None = None
+        for sample in dict.fromkeys((self.size // 2, 0, self.size - 1)):
+            self.sample = sample
+            run = self._forward(self._single())
+            reshaped = sum(
+                place not in other.outputs or other.outputs[place].shape != print_.shape
+                for key, record in base.calls.items()
+                if (other := run.calls.get(key)) is not None
+                for place, print_ in record.outputs.items()
+            )
+            if best is None or reshaped < best[0]:
+                best = reshaped, sample, run
+            if not reshaped:
+                break
+        _, self.sample, run = best or (0, self.sample, base)
+        return run
 
     def _single(self) -> Batch:
         """The batch with one sample replaced in every modality."""
@@ -230,8 +260,14 @@ class _Tracer:
                 continue
         return None
 
-    def _restart(self, key: CallKey, places: set[str]) -> Recording:
-        return self._forward(self.batch, edit={key: lambda output: disturbed(output, places)})
+    def _restart(self, key: CallKey, places: set[str]) -> Recording | None:
+        """Run with the output of a call changed; None if the model fails on it."""
+        for stretch in (True, False):
+            try:
+                return self._forward(self.batch, edit={key: lambda out, s=stretch: disturbed(out, places, s)})
+            except Exception:
+                continue
+        return None
 
     def _check_state(self, base: Recording, repeat: Recording, last: Recording) -> None:
         for key, record in base.calls.items():
@@ -257,6 +293,27 @@ class _Tracer:
             if path not in fired and any(True for _ in module.parameters(recurse=False)) and not owned_by_attention:
                 found.append(path)
         return found
+
+
+def one_adapter(adapter: Adapter | None, modalities: Any) -> Adapter:
+    """Return the adapter given, or one for the modalities given.
+
+    Raises:
+        InputError: if both are given.
+    """
+    if adapter is not None and modalities is not None:
+        raise InputError("give modalities= or adapter=, not both; write Adapter(modalities) instead")
+    return adapter or Adapter(modalities)
+
+
+def differing(batch: Batch, most: int) -> Batch:
+    """Return at most ``most`` samples, with as many different values of every modality as there are."""
+    firsts = np.zeros(batch.size, np.int64)
+    for nest in batch.inputs.values():
+        _, index = np.unique(_row_hashes(nest, batch.size), return_index=True)
+        firsts[index] += 1
+    chosen = np.sort(np.argsort(-firsts, kind="stable")[:most])
+    return batch.take(torch.from_numpy(chosen))
 
 
 def _row_hashes(nest: Any, size: int) -> np.ndarray:

@@ -52,15 +52,35 @@ FOLDED = (
 )
 
 
-def unit_axis(module: nn.Module, rank: int, sample: int | None) -> int | None:
+_WIDTHS = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim", "embed_dim")
+
+
+def unit_axis(module: nn.Module, shape: tuple[int, ...], sample: int | None) -> int | None:
     """The unit axis that the module's type tells, or None: it must be inherited from where the values come from."""
-    if isinstance(module, CHANNELS_FIRST):
-        return 1 if rank > 1 else None
+    rank = len(shape)
+    if rank > 1 and isinstance(module, CHANNELS_FIRST):
+        return fitting_axis(shape, sample, 1, _width(module))
     if isinstance(module, CHANNELS_LAST):
-        return rank - 1
+        return fitting_axis(shape, sample, rank - 1, _width(module))
     if rank == 2 and sample is not None:
         return 1 - sample
     return None
+
+
+def fitting_axis(shape: tuple[int, ...], sample: int | None, axis: int, size: int | None) -> int | None:
+    """``axis`` if it has the number of units expected, else the only other axis that has it, else None."""
+    if axis < len(shape) and axis != sample and size in (None, shape[axis]):
+        return axis
+    same = [a for a, n in enumerate(shape) if a != sample and n == size]
+    return same[0] if len(same) == 1 else None
+
+
+def _width(module: nn.Module) -> int | None:
+    """The number of units that the module declares."""
+    shape = getattr(module, "normalized_shape", None)
+    if shape:
+        return int(shape[-1])
+    return next((int(w) for name in _WIDTHS if isinstance(w := getattr(module, name, None), int)), None)
 
 
 def is_folded(module: str) -> bool:

@@ -209,7 +209,7 @@ def test_empty_and_uneven_loaders() -> None:
         fs.dissect(OnlyA(), [], progress=False)
     uneven = batches(2)
     del uneven[1]["b"]
-    with pytest.raises(InputError, match="batch 1 has the modalities a, the one before it a, b"):
+    with pytest.raises(InputError, match="batch 2 has the modalities a, the first one a, b"):
         fs.dissect(OnlyA(), uneven, progress=False)
 
 
