@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import tyro
+from typing import Annotated, Any
 
 from fusionscope import __version__
-from fusionscope.cli._options import DissectOptions, ReportOptions
-from fusionscope.engine import TrainConfig
 from fusionscope.errors import FusionscopeError
 
 ABOUT = """\
+usage: fusionscope [-h] [--version] {train,dissect,report} ...
+
 See what each modality contributes to a multimodal PyTorch model.
+
+Commands (each has its own --help):
+  train     train a baseline: an encoder per modality, concatenation, a head; writes a run folder
+  dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
+  report    write the HTML report of a saved dissection again
 
 Examples:
   fusionscope train --data scenes --out runs/demo
@@ -45,12 +48,6 @@ Write the HTML report of a saved dissection again.
 Examples:
   fusionscope report runs/demo/dissection --out demo.html"""
 
-Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False)]
-    | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
-    | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, 2 (a message says what to mend) or 130 (interrupted)."""
@@ -58,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"fusionscope {__version__}")
         return
-    options = tyro.cli(Command, prog="fusionscope", description=ABOUT, args=arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(ABOUT)
+        sys.exit(0 if arguments else 2)
+    options = _parse(arguments)
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -75,6 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         notes = "; ".join(getattr(error, "__notes__", []))
         _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
+
+
+def _parse(arguments: list[str]) -> Any:
+    import tyro
+
+    from fusionscope.cli._options import DissectOptions, ReportOptions
+    from fusionscope.engine import TrainConfig
+
+    command = (
+        Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False)]
+        | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
+        | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
+    )
+    return tyro.cli(command, prog="fusionscope", args=arguments)
 
 
 def _fail(message: str) -> None:
