@@ -16,6 +16,7 @@ from ._render import Stones, lay_stones, paint_depth, paint_rgb
 from ._scene_table import SCENE_TABLE, SceneTable
 
 _CHUNK = 64
+_JOINT_PIXELS = 2
 _RGB_MEAN, _RGB_STD, _DEPTH_STD = 0.43, 0.2, 0.045
 
 
@@ -43,9 +44,11 @@ class SceneDataset(Dataset):
     knows nothing of the relief). See :class:`SceneTable` for what that makes exact. Item: ``inputs`` rgb [3, H, W] and
     depth [1, H, W], float32, about zero mean and unit scale by fixed constants; ``target`` int64 [H, W].
 
-    The outlines of the stones are drawn once per seed and are those of every scene of a dataset. A permutation null
-    that pairs one scene's images with another's labels then keeps every stone in its place; were the outlines to
-    change, real pairs would share them and permuted pairs would not, and the null would come out too narrow.
+    Two things keep a permutation null exact, which pairs one scene's images with another's labels. The outlines of the
+    stones are drawn once per seed and are those of every scene of a dataset: were they to change, real pairs would
+    share them and permuted pairs would not. And the joints between stones, two pixels wide, have no class (-1): an
+    instrument that keeps only locations of one class would otherwise keep those across a joint where both stones have
+    the same class, which are mostly floor, and so tell floor from the rest in every modality.
 
     Scene i depends on (seed, i, size, cells) only: more scenes, night or holes leave the rest of the draws as they
     are, so the same scene can be had by day and by night.
@@ -62,7 +65,7 @@ class SceneDataset(Dataset):
     Attributes:
         rgb: uint8 [N, 3, H, W], as the camera delivers it.
         depth: float16 [N, 1, H, W], scaled.
-        label: uint8 [N, H, W]. cell: uint8 [N, H, W], each pixel's stone, an index into the next two.
+        label: int8 [N, H, W], -1 in the joints. cell: uint8 [N, H, W], each pixel's stone, an index into the next two.
         colour, relief: uint8 [N, S], states of all S = (cells + 2)² stones, the outer ring almost out of view.
         night, holes: bool [N], per scene. hole_mask: bool [N, 1, H, W].
 
@@ -94,8 +97,8 @@ class SceneDataset(Dataset):
         stones = (cells + 2) ** 2
         self.rgb = torch.empty(count, 3, size, size, dtype=torch.uint8)
         self.depth = torch.empty(count, 1, size, size, dtype=torch.float16)
-        self.label = torch.empty(count, size, size, dtype=torch.uint8)
-        self.cell = torch.empty_like(self.label)
+        self.label = torch.empty(count, size, size, dtype=torch.int8)
+        self.cell = torch.empty(count, size, size, dtype=torch.uint8)
         self.colour = torch.empty(count, stones, dtype=torch.uint8)
         self.relief = torch.empty_like(self.colour)
         self.night = torch.empty(count, dtype=torch.bool)
@@ -128,7 +131,10 @@ class SceneDataset(Dataset):
         done = slice(start, start + n)
         self.rgb[done] = (255 * rgb[:n]).round().to(torch.uint8)
         self.depth[done] = (depth / _DEPTH_STD).masked_fill(mask, 0.0)[:n].to(torch.float16)
-        self.label[done] = label.gather(1, stones.cell.flatten(1)).view(stones.cell.shape)[:n].to(torch.uint8)
+        pixels = label.gather(1, stones.cell.flatten(1)).view(stones.cell.shape)
+        # The border grows by 2 per spacing across a straight joint.
+        pixels = pixels.masked_fill(stones.border < _JOINT_PIXELS * self.cells / self.size, -1)
+        self.label[done] = pixels[:n].to(torch.int8)
         self.cell[done] = stones.cell[:n].to(torch.uint8)
         self.colour[done], self.relief[done] = colour[:n].to(torch.uint8), relief[:n].to(torch.uint8)
         self.night[done], self.holes[done], self.hole_mask[done] = is_night[:n], has_holes[:n], mask[:n]

@@ -49,7 +49,7 @@ def per_stone(scenes, states=None):
     """Values of the inner stones; their labels unless told otherwise."""
     if states is None:
         states = torch.zeros(len(scenes), STONES, dtype=torch.int64)
-        states.scatter_(1, scenes.cell.flatten(1).long(), scenes.label.flatten(1).long())
+        states.scatter_reduce_(1, scenes.cell.flatten(1).long(), scenes.label.flatten(1).long(), "amax")
     return states[:, INNER].flatten()
 
 

@@ -101,13 +101,15 @@ def test_holes_come_at_the_asked_rate_and_read_zero():
 
 def test_classes_follow_the_table():
     scenes = SceneDataset(400, seed=6, size=30)
-    flat = torch.bincount(scenes.label.long().flatten(), minlength=7) / scenes.label.numel()
+    labelled = scenes.label[scenes.label >= 0].long()
+    flat = torch.bincount(labelled, minlength=7) / labelled.numel()
     expected = torch.from_numpy(SCENE_TABLE.p.sum((1, 2))).float()
     assert (flat - expected).abs().max() < 0.02
     stones = scenes.cell.flatten(1).long()
     posterior = torch.from_numpy(SCENE_TABLE.p)
     a, g = (getattr(scenes, n).long().gather(1, stones) for n in ("colour", "relief"))
-    assert (posterior[scenes.label.flatten(1).long(), a, g] > 0).all(), "no pixel has a state its class never takes"
+    chance = posterior[scenes.label.flatten(1).long(), a, g]
+    assert (chance[scenes.label.flatten(1) >= 0] > 0).all(), "no pixel has a state its class never takes"
 
 
 def test_stones_keep_their_outlines_within_a_dataset_only():
@@ -141,3 +143,13 @@ def test_reprs_are_worth_reading():
     assert "3 at night, 0 with depth holes" in text
     assert "rgb 0.800, depth 0.800, both 0.969" in text
     assert "misfit   both      P = 0.100" in repr(SCENE_TABLE)
+
+
+def test_joints_have_no_class_and_are_two_pixels_wide():
+    """Locations across a joint would be of one class mostly where both stones are floor, which both modalities show."""
+    scenes = SceneDataset(3, seed=9, size=64, cells=4)
+    cell, void = scenes.cell[0].long(), scenes.label[0] < 0
+    assert not (scenes.label[void.expand(3, -1, -1)] >= 0).any()
+    across = cell[:, 1:] != cell[:, :-1]
+    assert (void[:, 1:] & void[:, :-1])[across].float().mean() > 0.9
+    assert 0.15 < void.float().mean() < 0.35
