@@ -264,3 +264,12 @@ def test_the_main_numbers_in_words(found: fs.Dissection) -> None:
     assert "without b 1.000, a drop of +0.000" in text
     assert "a encodes 5 of 5 classes above chance" in text
     assert "b encodes 0 of 5 classes above chance" in text
+
+
+@pytest.mark.parametrize("folder", sorted((Path(__file__).parent / "kept").iterdir()), ids=lambda folder: folder.name)
+def test_dissections_kept_from_earlier_versions_stay_readable(folder: Path, tmp_path: Path) -> None:
+    found = fs.load(folder)
+    assert found.tables["removal"]["value"].tolist()[0] == 1
+    assert found.tables["recovery"]["expected"].isna().sum() == 2
+    assert "removal      accuracy 1.000" in repr(found)
+    assert found.report(tmp_path / "report.html").stat().st_size > 500_000
