@@ -39,5 +39,6 @@ _exports = {
     "trace": "tracing",
     "train": "engine",
 }
-__getattr__, __dir__ = attach(__name__, _exports)
+_rooms = dict.fromkeys(("batch", "data", "dissection", "engine", "errors", "measures", "nn", "report", "tracing"), "")
+__getattr__, __dir__ = attach(__name__, _exports | _rooms)
 __all__ = ["__version__", *sorted(_exports)]

@@ -48,6 +48,12 @@ def test_no_submodule_hides_a_public_function() -> None:
             assert name in dir(room) or name == "__version__"
 
 
+def test_rooms_can_be_reached_from_the_package() -> None:
+    code = "import fusionscope as fs; print(fs.measures.functional.hsic1.__name__, fs.errors.InputError.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "hsic1 InputError\n", done.stderr
+
+
 def test_arrows_run_downward() -> None:
     # A dissection's own report() is the one place that looks up, inside the method.
     allowed = {("dissection", "report")}

@@ -36,6 +36,7 @@ __getattr__, __dir__ = attach(
         "RemovalRow": "_coalitions",
         "Score": "functional._scores",
         "TapEta": "_eta",
+        "functional": "",
         "resolve_score": "functional._scores",
     },
 )

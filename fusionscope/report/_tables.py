@@ -115,6 +115,10 @@ def recovery(view: View) -> list[dict[str, Any]]:
     return [{"concept": concept, **entry} for concept, entry in rows.items()]
 
 
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def facts(view: View) -> list[tuple[str, str]]:
     """Return what was run, as pairs of a name and a value."""
     model, data = view.section("model"), view.section("data")
@@ -133,7 +137,7 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Metric", parameters.get("metric")),
         ("Fill-in of absent modalities", parameters.get("fill")),
         ("V(∅), none present", parameters.get("empty")),
-        ("Other parameters", ", ".join(f"{k} {v}" for k, v in parameters.items() if k not in known)),
+        ("Other parameters", "; ".join(f"{k} {_plain(v)}" for k, v in parameters.items() if k not in known)),
         ("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
         ("Wall time", ", ".join(f"{k} {num(number(v), 1)} s" for k, v in wall.items())),
         ("Forward passes", _join(*_counted(forwards))),

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import fusionscope as fs
 from fusionscope.cli import main
+from tests.browser import open_page
 
 MODEL = """
 import torch
@@ -74,6 +75,10 @@ def test_train_dissect_report(place: Path, capsys: pytest.CaptureFixture[str]) -
     main(["dissect", "run", "--permutations", "20"])
     assert "removal      accuracy" in capsys.readouterr().out
     assert (place / "run" / "report.html").stat().st_size > 500_000
+    page = open_page(place / "run" / "report.html")
+    assert page.console_errors == []
+    assert page.requests == []
+    assert page.dom.count("<svg") >= 4
     found = fs.load(place / "run" / "dissection")
     assert found.manifest["parameters"]["empty"] == "majority"
     assert found.manifest["data"]["split"] == "test"
