@@ -16,7 +16,7 @@ from fusionscope.cli._options import DissectOptions, ReportOptions
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import check_folder, dissect, load
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
-from fusionscope.errors import InputError
+from fusionscope.errors import InputError, did_you_mean
 
 
 def run(options: TrainConfig | DissectOptions | ReportOptions) -> None:
@@ -27,7 +27,7 @@ def run(options: TrainConfig | DissectOptions | ReportOptions) -> None:
         _dissect(options)
     else:
         folder = Path(options.folder)
-        print(f"report: {load(folder).report(options.out or folder.parent / 'report.html').resolve()}")
+        print(f"report: {load(folder).report(_report_path(options.out, folder)).resolve()}")
 
 
 def _dissect(options: DissectOptions) -> None:
@@ -36,8 +36,8 @@ def _dissect(options: DissectOptions) -> None:
     if not options.out and not options.run:
         raise InputError("with --model, say where the tables go: --out FOLDER")
     out = Path(options.out) if options.out else Path(options.run) / "dissection"
-    report = Path(options.report) if options.report else out.parent / "report.html"
-    prior, data = None, None
+    report = _report_path(options.report, out)
+    trained, prior, data = None, None, None
     if options.run:
         if options.weights:
             raise InputError("--weights goes with --model; a run folder has its own")
@@ -49,7 +49,7 @@ def _dissect(options: DissectOptions) -> None:
             load_weights(model, options.weights)
         if not options.data:
             raise InputError("with --model, say what to read: --data SPEC or --data package.module:function")
-    loader, about = _loader(options, data)
+    loader, about = _loader(options, data, options.seed if trained is None else trained.config.data_seed)
     for path in (out, report):
         writable_parent(path)
     check_folder(out)
@@ -78,16 +78,29 @@ def _dissect(options: DissectOptions) -> None:
 
 def _prior(trained: Run) -> Any:
     training = trained.description["training"]
-    return training["class_counts"] if training["class_counts"] is not None else training["target_mean"]
+    if training["class_counts"] is not None:
+        return training["class_counts"]
+    mean = training["target_mean"]
+    return mean[0] if len(mean) == 1 else mean
 
 
-def _loader(options: DissectOptions, data: DataSplits | None) -> tuple[Any, dict[str, str]]:
+def _report_path(given: str, folder: Path) -> Path:
+    """Where the report goes: beside the tables, under their name (``report.html`` for a run's own ``dissection``)."""
+    if not given:
+        return folder.parent / ("report.html" if folder.name == "dissection" else f"{folder.name}.html")
+    path = Path(given)
+    if path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path} exists and is no HTML file; choose a report path that ends in .html")
+    return path
+
+
+def _loader(options: DissectOptions, data: DataSplits | None, seed: int) -> tuple[Any, dict[str, str]]:
     spec = options.data
     scheme, _, rest = spec.partition(":")
     if data is None and rest.isidentifier() and scheme != "npz":
         loader = _call(spec, "--data", Iterable)
         return loader, {"spec": spec, "split": ""}
-    splits = data if data is not None else load_data(spec, seed=options.seed)
+    splits = data if data is not None else load_data(spec, seed=seed)
     return splits, {"spec": splits.spec, "split": options.split}
 
 
@@ -99,11 +112,14 @@ def _call(name: str, option: str, kind: type) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        made = getattr(importlib.import_module(module), function)
+        loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(f"{option}: cannot import {module!r} ({error}); run from the folder that holds it") from error
-    except AttributeError as error:
-        raise InputError(f"{option}: module {module!r} has no {function!r}") from error
+    except Exception as error:
+        raise InputError(f"{option}: importing {module!r} raised {type(error).__name__}: {error}") from error
+    if not hasattr(loaded, function):
+        raise InputError(f"{option}: module {module!r} has no {function!r}.{did_you_mean(function, vars(loaded))}")
+    made = getattr(loaded, function)
     if not callable(made):
         raise InputError(f"{option}: {name} is a {type(made).__name__}; expected a function without arguments")
     try:

@@ -24,7 +24,7 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     out: str = ""
     """Folder for the tables (default: RUN/dissection)."""
     report: str = ""
-    """Path of the HTML report (default: report.html in the output folder's parent)."""
+    """Path of the HTML report (default: beside the tables: RUN/report.html, or OUT.html)."""
     measures: tuple[Literal["similarity", "selectivity", "removal"], ...] = ("similarity", "selectivity", "removal")
     """Instruments to run."""
     batch_size: int = 64
@@ -51,4 +51,4 @@ class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     folder: Annotated[str, tyro.conf.Positional]
     """Folder that `fusionscope dissect` wrote."""
     out: str = ""
-    """Path of the HTML report (default: report.html in the folder's parent)."""
+    """Path of the HTML report (default: beside the folder, under its name)."""

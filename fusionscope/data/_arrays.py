@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fusionscope.errors import InputError
+
 from ._layout import Layout
 
 _STEP = 256
@@ -60,7 +62,10 @@ def _moments(array: np.ndarray, layout: Layout, train: np.ndarray) -> tuple[np.n
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
     mean = np.where(low == high, low, total / count)
     square = sum(((block - mean) ** 2).sum(0) for block in chunks())
-    return mean, np.where(low == high, 1.0, np.sqrt(square / count))
+    scale = np.where(low == high, 1.0, np.sqrt(square / count))
+    if not (np.isfinite(mean) & np.isfinite(scale)).all():
+        raise InputError("values are too large to be standardised (their mean or spread overflows); rescale the data")
+    return mean, scale
 
 
 class ArrayDataset(Dataset):

@@ -33,6 +33,8 @@ def read_target(
                 raise InputError(
                     f"option {option!r} is for class labels, but target {name!r} is {array.dtype}: leave it out."
                 )
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
         return "regression", array.astype(np.float32), ()
     if array.ndim not in (1, 3) or (array.ndim == 3 and array.dtype.kind in "US"):
         hint = f" Save {name}[:, 0]." if array.ndim == 2 and array.shape[1] == 1 else ""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 import fusionscope
 from fusionscope._nest import tensors
@@ -105,6 +106,7 @@ def dissect(
     ['taps', 'similarity', 'selectivity', 'removal']
     """
     begin = time.perf_counter()
+    _check_kinds(model, loader)
     measures = (measures,) if isinstance(measures, str) else measures
     _check_names("measure", measures, MEASURES)
     check_fill(fill)
@@ -112,6 +114,11 @@ def dissect(
         raise InputError(
             "fill='present' needs a model whose forward takes `present` (a dict of bool tensors), and "
             f"{type(unwrap(model)).__name__}'s does not; use fill='resample', 'zero' or 'mean'"
+        )
+    if not 0 < alpha < 1 or permutations + 1 < 1 / alpha or seed < 0:
+        raise InputError(
+            "expected 0 < alpha < 1, a seed from 0 up, and at least 1/alpha - 1 permutations, since every number "
+            f"stands beside its null; got alpha {alpha}, seed {seed}, permutations {permutations}"
         )
     adapter = one_adapter(adapter, modalities)
     device = _usable(device) if device is not None else _device_of(model)
@@ -191,6 +198,18 @@ def dissect(
         "messages": [*found.messages, *task.notes, *run.notes, *run.order.notes()],
     }
     return Dissection(tables, manifest, found.to_dict() | {"taps": [tap.id for tap in chosen]}, arrays)
+
+
+def _check_kinds(model: Any, loader: Any) -> None:
+    """Tell a mixed-up argument from a model and a loader of batches."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module and then a loader of batches, got a {type(model).__name__} first")
+    if hasattr(loader, "loader") and hasattr(loader, "splits"):
+        raise InputError("expected a loader of batches, got DataSplits; give data.loader('test', 64, shuffle=True)")
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise InputError(f"expected a loader of batches, got the data set {type(loader).__name__}; use a DataLoader")
+    if not isinstance(loader, Iterable):
+        raise InputError(f"expected a loader of batches, got a {type(loader).__name__}")
 
 
 def _choose(found: Trace, wanted: Mapping[str, Sequence[str]] | None) -> tuple[list[Tap], list[str]]:

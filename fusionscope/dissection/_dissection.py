@@ -104,7 +104,9 @@ def load(folder: str | Path) -> Dissection:
     """
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
-        raise FileError(f"{folder} holds no dissection (no manifest.json); give the folder that `dissect` wrote")
+        inner = folder / "dissection"
+        hint = f" Did you mean {inner}?" if (inner / "manifest.json").is_file() else ""
+        raise FileError(f"{folder} holds no dissection (no manifest.json); give the folder that `dissect` wrote.{hint}")
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema = manifest["schema"]

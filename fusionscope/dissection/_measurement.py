@@ -150,6 +150,9 @@ class Measurement:
         if self.eta is not None:
             result = self.eta.compute()
             tables["selectivity"], arrays = _tables.selectivity(result, self.taps, self.task.classes)
+            told = tables["selectivity"]
+            if told["null_high"].isna().all():
+                self.notes.append(f"no class selectivity could be told: {told['reason'].iloc[0] or 'no null'}")
         if self.coalitions is not None:
             result = self.coalitions.compute()
             tables["removal"] = _tables.removal(result, self.modalities, self.metric_name)

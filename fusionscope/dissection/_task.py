@@ -93,12 +93,15 @@ def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None
     last = (
         output.ndim == target.ndim + 1 > 2 and tuple(output.shape[1:-1]) == places and tuple(output.shape[2:]) != places
     )
-    if not output.is_floating_point() or not (single or output.ndim == target.ndim + 1):
-        advice = (
-            "squeeze the target's axis of size 1"
-            if 1 in places
-            else "choose the prediction with fs.Adapter(output=...)"
-        )
+    flat = output.ndim == target.ndim == 2
+    if not output.is_floating_point() or flat or not (single or output.ndim == target.ndim + 1):
+        advice = "choose the prediction with fs.Adapter(output=...)"
+        if 1 in places:
+            advice = "squeeze the target's axis of size 1"
+        elif flat:
+            advice = (
+                "turn one-hot targets into classes with target.argmax(1) (several labels per sample are not supported)"
+            )
         raise InputError(
             f"cannot score an output {shape(output)} against a target {shape(target)}: expected logits [B, K] with "
             "integer targets [B], logits [B, K, ...] with integer targets [B, ...], or real-valued targets; "

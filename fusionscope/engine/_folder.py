@@ -26,7 +26,7 @@ CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "histo
 OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, "dissection", "report.html"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained model with what it was trained on.
 
@@ -45,6 +45,12 @@ class Run:
     data: DataSplits | None
     description: dict[str, Any]
     metrics: dict[str, Any]
+
+    def __repr__(self) -> str:
+        test = (self.metrics.get("test") or {}).get(self.metrics.get("metric", ""))
+        score = "not scored" if test is None else f"test {self.metrics['metric']} {test:.3f}"
+        names = ", ".join(self.model.modalities)
+        return f"Run({self.folder}: {names} of {self.config.data}, seed {self.config.seed}; {score})"
 
 
 def check_target(out: str | Path, overwrite: bool) -> Path:

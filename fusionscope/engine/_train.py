@@ -241,3 +241,5 @@ def _check(config: TrainConfig) -> None:
             value = getattr(config, name)
             if not (ok(value) and value != float("inf")):
                 raise InputError(f"{name} must be {wanted}, got {value}")
+    if config.batch_size < 2:
+        raise InputError("batch_size must be at least 2, since batch norms need two samples, got 1")

@@ -109,7 +109,7 @@ class CoalitionTable(Instrument):
         alpha: float = 0.05,
         seed: int = 0,
         empty: Literal["filled", "majority"] = "filled",
-        prior: Tensor | Sequence[float | int] | None = None,
+        prior: Tensor | Sequence[float | int] | float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

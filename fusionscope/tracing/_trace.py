@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from fusionscope._nest import map_tensors, tensors
 from fusionscope.batch import Adapter, Batch, unwrap
@@ -130,6 +131,10 @@ def trace(
     >>> print(found.fusion_points[0])
     a, b joined: functional, in the model, before head#0 (Linear), which mixes them
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module and then a batch, got a {type(model).__name__} first")
+    if isinstance(batch, DataLoader):
+        raise InputError("expected one batch, got a DataLoader; give next(iter(loader))")
     adapter = one_adapter(adapter, modalities)
     whole = adapter.batch(batch)
     return _Tracer(model, whole, adapter, dict(layouts or {})).run()

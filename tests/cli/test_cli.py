@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import fusionscope as fs
 from fusionscope.cli import main
+from fusionscope.errors import FileError
 from tests.browser import open_page
 
 MODEL = """
@@ -88,17 +89,42 @@ def test_train_dissect_report(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(fs.load(place / "zero").tables) == ["taps", "removal"]
 
 
+@pytest.mark.parametrize("columns", [0, 1, 2])
+def test_regression(place: Path, columns: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(90, 3)), rng.normal(size=(90, 2))
+    y = (a.sum(1) + 0.1 * b[:, 0])[:, None].repeat(max(columns, 1), 1)
+    np.savez(place / "real.npz", a=a, b=b, label=y if columns else y[:, 0])
+    main(["train", "--data", "npz:real.npz?inputs=a:NC,b:NC", "--epochs", "3", "--width", "4", "--out", "run"])
+    main(["dissect", "run", "--permutations", "20"])
+    found = fs.load(place / "run" / "dissection")
+    assert found.manifest["parameters"]["empty"] == "majority"
+    assert found.tables["removal"]["metric"].unique().tolist() == ["r2"]
+    assert "npz:real.npz" in repr(fs.load_run("run"))
+    with pytest.raises(FileError, match=r"Did you mean run.dissection\?"):
+        fs.load("run")
+
+
+def test_the_split_of_a_run_is_kept_when_the_data_is_named_again(place: Path) -> None:
+    main(["train", "--data", "digits", "--data-seed", "5", "--epochs", "1", "--width", "4", "--out", "run"])
+    for name, more in (("one", []), ("two", ["--data", "digits", "--seed", "0"])):
+        main(["dissect", "run", "--measures", "removal", "--out", name, *more])
+    one, two = (fs.load(place / name).tables["removal"]["value"][0] for name in ("one", "two"))
+    assert one == two
+
+
 def test_a_model_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = ["--weights", "good.safetensors"]
     main(["dissect", "--model", "mine:Net", *weights, "--data", "digits", "--out", "a/found", "--permutations", "20"])
     main(["dissect", "--model", "mine:Net", "--data", "mine:loader", "--out", "b/found", "--permutations", "20"])
     assert fs.load(place / "a" / "found").manifest["data"]["spec"] == "digits"
     assert fs.load(place / "b" / "found").manifest["data"]["samples"] == 39
-    assert (place / "b" / "report.html").exists()
+    assert (place / "b" / "found.html").exists()
 
 
 def write_bad_files(place: Path) -> None:
     torch.save({"w": torch.ones(2)}, place / "torch.pt")
+    (place / "broken.py").write_text("def build(:")
     (place / "pickle.safetensors").write_bytes(pickle.dumps({"w": 1}))
     (place / "cut.safetensors").write_bytes((place / "good.safetensors").read_bytes()[:100])
     save_file({"other": torch.ones(2)}, place / "other.safetensors")
@@ -136,6 +162,10 @@ def write_bad_files(place: Path) -> None:
         ("dissect --model mine:Net --data digits --out d --device cuda:99", "device"),
         ("dissect --model mine:Net --data digits --out d --permutations 2", "permutations"),
         ("report mine.py", "holds no dissection"),
+        ("dissect --model broken:build --data digits --out d", "importing 'broken' raised SyntaxError"),
+        ("dissect --model mine:Net --data digits --out d --report mine.py", "mine.py exists and is no HTML file"),
+        ("dissect --model mine:Net --data digits --out d --seed -1", "seed"),
+        ("train --data digits --batch-size 1 --out r", "batch_size must be at least 2"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(

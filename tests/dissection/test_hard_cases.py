@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fusionscope as fs
 from fusionscope.dissection import check_folder
+from fusionscope.dissection._dissect import _check_kinds
 from fusionscope.dissection._task import infer_task
 from fusionscope.errors import InputError
 
@@ -102,6 +103,26 @@ def test_forms_of_logits() -> None:
         infer_task(torch.zeros(7, 3, 5, 5), torch.zeros(7, 1, 5, 5, dtype=torch.long).repeat(1, 1, 1, 1)[:, :, None])
     with pytest.raises(InputError, match="mark what is to be ignored with a negative label"):
         infer_task(torch.zeros(7, 3), torch.full((7,), 255))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (7, 1)])
+def test_targets_that_are_no_classes_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"target\.argmax\(1\)|squeeze the target"):
+        infer_task(torch.zeros(7, 3), torch.ones(shape, dtype=torch.long))
+
+
+def test_mixed_up_arguments_are_named() -> None:
+    data = fs.load_data("digits")
+    for arguments, message in (
+        ((batches(1), OnlyA()), "expected a torch.nn.Module"),
+        ((OnlyA(), data), r"got DataSplits; give data\.loader"),
+        ((OnlyA(), data.splits["test"]), "use a DataLoader"),
+        ((OnlyA(), 3), "expected a loader of batches, got a int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _check_kinds(*arguments)
+    with pytest.raises(InputError, match=r"give next\(iter\(loader\)\)"):
+        fs.trace(OnlyA(), data.loader("test", 5))
 
 
 def test_a_modality_that_varies_late_in_the_batch_is_traced() -> None:
