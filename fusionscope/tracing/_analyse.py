@@ -71,7 +71,8 @@ class _Calls:
                 split = lanes_of(self.relations, record.key, entry)
                 for lane, members in split.items():
                     positions = entry.positions if len(split) == 1 else tuple(members)
-                    group = (entry.depends_on, entry.wired_to, lane, positions)
+                    coupled = entry.rows.pattern == "coupled"
+                    group = (entry.depends_on, entry.wired_to, lane, positions, coupled)
                     groups.setdefault(group, []).append(replace(entry, positions=positions))
                     lanes[group] = lane
             for group, members_of in groups.items():

@@ -98,6 +98,8 @@ def fingerprint(tensor: Tensor, full: bool = False, size: int = 0) -> Fingerprin
                 layout: [tuple(_by_axis(row, shape)) for row in part]
                 for layout, part in zip(("interleaved", "stacked"), parts, strict=True)
             }
+    # Bytes objects lie outside the heap that activations come from: arrays there would keep it from shrinking again.
+    axes = [np.frombuffer(axis.tobytes(), np.int64) for axis in axes]
     return Fingerprint(shape, tensor.dtype, tuple(axes), finite, constant, sketch, slots)
 
 
@@ -141,8 +143,8 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
         # Two four-byte values at once, as long as only the row counts.
         pairs = bits.element_size() == 4 and width % 2 == 0 and bits.is_contiguous()
         both = bits.view(torch.int64) if pairs else bits.to(torch.int64)
-        both = _fold(both, 47 if pairs else 32 if bits.element_size() == 8 else 0) * weights[: both.shape[1]]
-        hashes.append(both.sum(1))
+        both = _fold(both, 47 if pairs else 32 if bits.element_size() == 8 else 0)
+        hashes.append(both.mul_(weights[: both.shape[1]]).sum(1))
         if rest is not None:
             alone = _fold(bits.to(torch.int64), 32 if bits.element_size() == 8 else 0)
             grid = (alone * weights).mul_(order[start : start + step, None])
@@ -169,7 +171,11 @@ def _bits(x: Tensor, finite: bool) -> Tensor:
 
 def _fold(bits: Any, shift: int) -> Any:
     """Fold high bits onto low ones: a product keeps as many bits as its factors have, and floats have few low ones."""
-    return bits if not shift else (bits >> shift) ^ bits
+    if not shift:
+        return bits
+    folded = bits >> shift
+    folded ^= bits
+    return folded
 
 
 def _sketch(values: np.ndarray) -> np.ndarray:

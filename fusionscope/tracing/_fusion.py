@@ -112,7 +112,7 @@ class Fusion:
                 parent_path = self._fusing_parent(relation, root, {entry.print.key}, output=True)
                 kind = "join" if entry.joined is not None else "mix"
                 found.append(Meeting(None, parent_path, True, kind, entry.wired_to, round))
-        mixes = [key for key in leaves if any(kind_of(relation, key, e) == "mix" for e in relation.outputs[key])]
+        mixes = [key for key in leaves if any(len(e.wired_to) > 1 and e.joined is None for e in relation.outputs[key])]
         for meeting in found:
             if meeting.kind == "join":
                 meeting.mixed_by = next((key for key in mixes if key in meeting.after), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,9 @@ class CEN(nn.Module):
         super().__init__()
         widths = (3, 6, 10, 14)
         self.convs = nn.ModuleList(ParallelConv(widths[i], widths[i + 1]) for i in range(blocks))
-        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(widths[i + 1]) for _ in range(2)) for i in range(blocks))
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.BatchNorm2d(widths[i + 1]) for _ in range(2)) for i in range(blocks)
+        )
         self.exchange = ChannelExchange()
         self.head = nn.Conv2d(widths[blocks], 5, 1)
         self.alpha = nn.Parameter(torch.tensor([0.3, -0.2]))
@@ -115,7 +119,7 @@ class CMX(nn.Module):
         def backbone() -> nn.ModuleList:
             return nn.ModuleList(
                 nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.BatchNorm2d(d), nn.ReLU())
-                for c, d in zip(widths, widths[1:], strict=False)
+                for c, d in itertools.pairwise(widths)
             )
 
         self.block, self.extra_block = backbone(), backbone()
