@@ -114,10 +114,11 @@ Hashed = tuple[np.ndarray, Parts | None, bool, bool, np.ndarray | None]
 
 def _small(x: Tensor, several: int) -> Hashed:
     """Hashes of the rows, of all other indices, finite, constant, sketch; by numpy, which is fast on few values."""
-    values = x.double().cpu().numpy()
+    x = x.cpu()
+    values = x.double().numpy()
     low, high = values.min(), values.max()
     finite = bool(np.isfinite(low) and np.isfinite(high))
-    mixed = _fold(_bits(x, finite).cpu().to(torch.int64).numpy(), 32 if x.element_size() == 8 else 0)
+    mixed = _fold(_bits(x, finite).to(torch.int64).numpy(), 32 if x.element_size() == 8 else 0)
     mixed = mixed * _weights(x.shape[1])
     grid = mixed * _weights(len(x))[:, None]
     rest = grid.reshape(-1, several, x.shape[1]).sum(0), grid.reshape(several, -1, x.shape[1]).sum(1)
@@ -152,7 +153,7 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
             rest[0].index_add_(0, here % several, grid)
             rest[1].index_add_(0, here // (rows // several), grid)
             values = part if finite else torch.nan_to_num(part, posinf=0.0, neginf=0.0)
-            sketches.append(_sketch(values.double().cpu().numpy()))
+            sketches.append(_sketch(values.cpu().double().numpy()))
     low, high = torch.stack(extremes[::2]).amin(), torch.stack(extremes[1::2]).amax()
     finite = not x.is_floating_point() or bool(torch.isfinite(low) & torch.isfinite(high))
     row_hash = torch.cat(hashes).cpu().numpy()
