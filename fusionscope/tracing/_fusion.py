@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fusionscope.tracing._call import Kind
-from fusionscope.tracing._record import CallKey, Recording, Source
+from fusionscope.tracing._record import CallKey, Recording, Side, Source
 from fusionscope.tracing._relation import Base, Relation
-from fusionscope.tracing._rows import Entry, Side, World, entry_index
+from fusionscope.tracing._rows import Entry, World, entry_index
 
 RESTARTS = 32
 ROUNDS = 32
@@ -278,7 +278,7 @@ class Fusion:
             for lane, out in zip(lanes, outs, strict=True)
         }
 
-    def _source(self, relation: Relation, key: CallKey, side: str) -> Source | None:
+    def _source(self, relation: Relation, key: CallKey, side: Side) -> Source | None:
         """The one fused floating tensor that a call takes or gives."""
         found = [
             e
