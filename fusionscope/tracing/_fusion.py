@@ -51,7 +51,7 @@ class Fusion:
 
     def __init__(self, base: Base, first: Relation, world: World, restart: Restart) -> None:
         self.base, self.world = base, world
-        self.calls = world.base.calls
+        self.calls = base.run.calls
         self.order = {key: place for place, key in enumerate(self.calls)}
         self.relations = [first]
         self.meetings: list[Meeting] = []
@@ -142,7 +142,8 @@ class Fusion:
             return set(later)
         after: set[CallKey] = set()
         for other in later:
-            now, before = changed.calls.get(other), self.calls[other].inputs
+            now, usual = changed.calls.get(other), self.world.base.calls.get(other)
+            before = usual.inputs if usual is not None else {}
             if now is None or any(p not in now.inputs or now.inputs[p].key != before[p].key for p in before):
                 after.add(other)
         return after
