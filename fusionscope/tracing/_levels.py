@@ -66,7 +66,7 @@ def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     found = {}
     for modality in trace.modalities:
         chosen = _largest(modality, children, None)
-        parametric = [c for c in trace.streams[modality] if c.parametric]
+        parametric = [c for stretch in trace.lanes[modality] for c in stretch if c.parametric]
         chosen = _open(chosen, modality, children, max(len(parametric), 1))
         chosen = _fold(chosen)
         chosen = [c for c in chosen if usable(c) and c.same_as != trace.prediction]
@@ -84,7 +84,7 @@ def usable(call: Call) -> bool:
 
 
 def _pure(call: Call, modality: str) -> bool:
-    return call.depends_on == {modality} and call.floating
+    return call.lane == modality and call.floating
 
 
 def _largest(modality: str, children: Mapping, parent: tuple[str, int] | None) -> list[Call]:
@@ -124,7 +124,7 @@ def _weight(call: Call, modality: str, children: Mapping) -> int:
     """How many leaf calls with parameters run inside, in this modality's stream."""
     if call.leaf:
         return int(call.parametric)
-    inside = [c for c in children.get(call.key, []) if not c.leaf or c.depends_on == {modality}]
+    inside = [c for c in children.get(call.key, []) if not c.leaf or c.lane == modality]
     return sum(_weight(c, modality, children) for c in {c.key: c for c in inside}.values())
 
 

@@ -44,7 +44,7 @@ def _lane(trace: Trace, modality: str) -> list[tuple[int, Call]]:
     depths: dict[tuple[str, int], int] = {}
     shown = []
     for call in trace.calls:
-        if call.depends_on != {modality} or call.parent is None:
+        if call.lane != modality or call.parent is None:
             continue
         depth = depths[call.parent] + 1 if call.parent in depths else 0
         depths[call.key] = depth
