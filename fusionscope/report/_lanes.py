@@ -61,7 +61,9 @@ def arrange(trace: dict[str, Any]) -> Layout:
     modalities = [str(m) for m in trace.get("modalities") or []]
     taps = set(trace["taps"]) if trace.get("taps") else {c["id"] for c in calls if c.get("tap")}
     ancestors = _tapped_ancestors(calls, taps)
+    ancestors |= _taps_without_calls(calls, taps - set(ancestors.values()))
     points, inside = meetings(trace, calls)
+    inside -= {full_name(c) for c in calls if lane_of(c) is not None} & taps
     exchanges = sum(p.exchange for p in points)
     pure, fused = _in_stages(calls, points, inside, ancestors)
     points = few(points, {k for k, found in enumerate(pure) if any(tap for own in found.values() for _, tap in own)})
@@ -71,7 +73,7 @@ def arrange(trace: dict[str, Any]) -> Layout:
 
     by_id = {full_name(c): c for c in calls}
     lanes: dict[str, Lane] = {}
-    of_lane = {m: [call for stage in pure for call, _ in stage.get(m, [])] for m in modalities}
+    of_lane = {m: [c for c in calls if c.get("leaf") and lane_of(c) == m] for m in modalities}
     paths = {m: {c.get("path") for c in own} for m, own in of_lane.items()}
     reached = _reached(calls, modalities)
     for m in modalities:
@@ -108,14 +110,14 @@ def _in_stages(
     pure: list[dict[str, list[tuple[dict, str]]]] = [{} for _ in range(len(points) + 1)]
     fused: list[list[dict]] = [[] for _ in pure]
     for place, call in enumerate(calls):
-        if not call.get("leaf") or full_name(call) in inside:
+        modality, stretch, name = lane_of(call), call.get("stretch"), full_name(call)
+        if name in inside or not (call.get("leaf") or (name, modality) in ancestors):
             continue
-        modality, stretch = lane_of(call), call.get("stretch")
         if modality is not None:
             # A lane waits only for the points it takes part in, so that independent lanes lie below each other.
             passed = [k + 1 for k, p in enumerate(points) if modality in p.modalities and p.precedes(place, stretch)]
             stage = max(passed, default=0)
-            pure[stage].setdefault(modality, []).append((call, ancestors.get((full_name(call), modality), "")))
+            pure[stage].setdefault(modality, []).append((call, ancestors.get((name, modality), "")))
         elif call.get("depends_on") or call.get("wired_to"):
             fused[max((k + 1 for k, p in enumerate(points) if p.place <= place), default=0)].append(call)
     return pure, fused
@@ -147,11 +149,18 @@ def _tapped_ancestors(calls: list[dict], taps: set[str]) -> dict[tuple[str, str]
         while above is not None and steps < 100:
             own = (above.get("path"), above.get("index"), modality)
             name = tapped.get(own) or tapped.get((*own[:2], None))
-            if name:
+            # After an exchange inside it, a container's output belongs to a later stretch than its first calls.
+            if name and by_id[name].get("stretch") in (None, call.get("stretch")):
                 found[(full_name(call), modality)] = name
                 break
             above, steps = by_id.get(above.get("parent") or ""), steps + 1
     return found
+
+
+def _taps_without_calls(calls: list[dict], taps: set[str]) -> dict[tuple[str, str], str]:
+    """Tapped containers whose own code makes their output, so that no leaf call stands for it."""
+    found = ((full_name(c), lane_of(c)) for c in calls if full_name(c) in taps)
+    return {(name, modality): name for name, modality in found if modality is not None}
 
 
 def _lane_of_tap(call: dict[str, Any]) -> str | None:
@@ -175,7 +184,7 @@ def _items(
             items += _rest([c for c, _ in waiting[:start]], prefix, repeated, whole)
             shown = by_id.get(tap, call)
             box = _box(shown, prefix, repeated, f"level {shown['level']}" if "level" in shown else "tap")
-            box.calls = len(waiting) - start
+            box.calls = sum(bool(c.get("leaf")) for c, _ in waiting[start:])
             if box.calls > 1:
                 box.title += f"\n{box.calls} calls inside"
             items.append(box)

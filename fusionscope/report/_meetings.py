@@ -62,9 +62,13 @@ def _given(trace: dict, calls: list[dict]) -> list[Point]:
         functional = bool(given.get("functional"))
         parent = str(given.get("parent") or "")
         if functional:
-            lines = ["functional", f"in {parent or 'the model'}", f"before {call}" if call else "before its output"]
+            lines = [
+                "functional",
+                f"in {parent or 'the model'}",
+                f"before {_key(call)}" if call else "before its output",
+            ]
         else:
-            lines = [str(call) if call else f"in {parent or 'the model'}"]
+            lines = [_key(call) if call else f"in {parent or 'the model'}"]
         text = str(given.get("text") or " ".join(lines))
         meeting = [str(m) for m in given.get("modalities") or []]
         own = calls[place] if place < len(calls) else {}

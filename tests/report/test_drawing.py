@@ -126,9 +126,11 @@ def points(layout: Layout) -> list[Point]:
 
 
 @pytest.mark.parametrize("name", traces.SAMPLES)
-def test_every_call_of_a_lane_is_drawn_once(name: str) -> None:
+def test_every_call_and_every_tap_of_a_lane_is_drawn_once(name: str) -> None:
     given = traces.SAMPLES[name]()
     layout = arrange(given)
+    drawn = [item.title for stage in layout.stages for own in stage.lanes.values() for item in own if item.tap]
+    assert sorted(title.split()[0] for title in drawn) == sorted(c["id"] for c in given["calls"] if c["tap"])
     for m in given["modalities"]:
         own = [c for c in given["calls"] if c["leaf"] and c.get("lane", c["depends_on"][:1] == [m] and m) == m]
         mine = [c for c in own if not c["fused"] or "lane" in c]
@@ -161,6 +163,22 @@ def test_a_merge_of_what_was_exchanged_goes_to_the_fused_part() -> None:
     fused = [sum(item.calls for item in stage.fused) for stage in layout.stages]
     assert fused == [0, 0, 3, 0, 3, 0, 3, 0, 3 + 4]
     assert stretches(layout, "rgb") == [6, 1, 6, 1, 6, 1, 6, 1, 0]
+
+
+def test_a_tapped_layer_that_holds_an_exchange_stands_after_it() -> None:
+    layout = arrange(traces.lxmert(2))
+    items = [[(item.name, item.tap, item.calls) for item in stage.lanes["image"]] for stage in layout.stages]
+    assert items[0][-1] == ("3", "", 3)
+    assert items[1] == [("x_layers.0", "tap", 4), ("3", "", 3)]
+    assert items[2] == [("x_layers.1", "tap", 4)]
+
+
+def test_an_exchange_that_is_a_tap_is_a_box_after_its_bar() -> None:
+    layout = arrange(traces.cmx(3))
+    assert [(item.name, item.tap, item.calls) for item in layout.stages[3].lanes["rgb"]] == [
+        ("FRMs.1", "tap", 0),
+        ("FFMs.1.channel_proj1", "", 1),
+    ]
 
 
 def test_the_rule_would_fail_without_lanes() -> None:

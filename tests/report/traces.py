@@ -72,7 +72,10 @@ def parallel(rounds: int = 3, shared: bool = True, idle: bool = False) -> dict:
 
 
 def lxmert(layers: int = 5) -> dict:
-    """Streams of unequal length, then layers in which each modality attends to the other: two points an exchange."""
+    """Streams of unequal length, then layers in which each modality attends to the other: two points an exchange.
+
+    The taps are the layers, which begin before their exchange and end after it.
+    """
     met = ["text", "image"]
     calls, points = [], []
     for m, n in (("text", 9), ("image", 5)):
@@ -83,6 +86,10 @@ def lxmert(layers: int = 5) -> dict:
             calls.append(lane(f"{path}.output", m, 0, met, "LayerNorm", shape=[8, 19, 64], tap=k % 2 == 0))
     for r in range(layers):
         here = f"encoder.x_layers.{r}"
+        start = len(calls)
+        for i, m in enumerate(met):
+            more = {"id": f"{here}#0:{i}", "output": f"{i}", "leaf": False, "tap": True, "shape": [8, 19, 64]}
+            calls.append(lane(here, m, r + 1, met, "LxmertXLayer", **more))
         for index, (m, other) in enumerate((met, met[::-1])):
             attention = f"{here}.visual_attention.att"
             calls.append(lane(f"{attention}.query", m, r, met, "Linear", shape=[8, 19, 64], index=index))
@@ -98,13 +105,18 @@ def lxmert(layers: int = 5) -> dict:
         for m, name in (("text", "lang"), ("image", "visn")):
             path = f"{here}.{name}_output"
             calls.append(lane(f"{path}.dense", m, r + 1, met, "Linear", shape=[8, 19, 64]))
-            calls.append(lane(f"{path}.LayerNorm", m, r + 1, met, "LayerNorm", shape=[8, 19, 64], tap=True))
+            calls.append(lane(f"{path}.LayerNorm", m, r + 1, met, "LayerNorm", shape=[8, 19, 64]))
+        for entry in calls[start + 2 :]:
+            entry["parent"] = f"{here}#0:0"
     calls.append(lane("pooler.dense", "text", layers, met, "Linear", shape=[8, 64]))
     return whole("LxmertModel", met, calls, points)
 
 
 def cmx(stages: int = 4) -> dict:
-    """After each stage an exchange, whose outputs go on, and a merge of them, which goes to the decoder."""
+    """After each stage an exchange, whose outputs go on, and a merge of them, which goes to the decoder.
+
+    The second exchange is a tap itself: its own code makes its outputs, no call inside does.
+    """
     calls, points = [], []
     for s in range(stages):
         size = [8, 16 * 2 ** min(s, 4), 32 // 2 ** min(s, 4), 32 // 2 ** min(s, 4)]
@@ -113,6 +125,9 @@ def cmx(stages: int = 4) -> dict:
                 path = f"backbone.{prefix}{s + 1}.{k}"
                 calls += [lane(f"{path}.{j}", m, s, RGBD, "Linear", shape=size) for j in ("attn.q", "attn.kv")]
                 calls.append(lane(f"{path}.mlp", m, s, RGBD, "Mlp", shape=size, tap=k == 1))
+        for i, m in enumerate(RGBD):
+            more = {"id": f"backbone.FRMs.{s}#0:{i}", "output": f"{i}", "leaf": False, "tap": s == 1, "shape": size}
+            calls.append(lane(f"backbone.FRMs.{s}", m, s + 1, RGBD, "FRM", **more))
         for j in ("channel", "spatial"):
             here = f"backbone.FRMs.{s}.{j}_weights"
             calls += [fused(f"{here}.mlp.{k}", RGBD, kind, shape=size) for k, kind in enumerate(["Linear", "ReLU"])]

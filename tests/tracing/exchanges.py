@@ -27,7 +27,9 @@ class CEN(nn.Module):
         super().__init__()
         widths = (3, 6, 10, 14)
         self.convs = nn.ModuleList(ParallelConv(widths[i], widths[i + 1]) for i in range(blocks))
-        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(widths[i + 1]) for _ in range(2)) for i in range(blocks))
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.BatchNorm2d(widths[i + 1]) for _ in range(2)) for i in range(blocks)
+        )
         self.exchange = ChannelExchange()
         self.head = nn.Conv2d(widths[blocks], 5, 1)
         self.alpha = nn.Parameter(torch.tensor([0.3, -0.2]))
