@@ -216,3 +216,12 @@ def test_the_command_finds_what_the_function_finds(place: Path) -> None:
     said = read(place / "trace")
     assert said["calls"] == found["calls"]
     assert said["fusion_points"] == found["fusion_points"]
+
+
+def test_the_page_shows_what_the_command_prints(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text(encoding="utf-8")
+    source, command, printed = re.findall(r"(?s)```\w+\n(.*?)```", page[page.index("`two.py`") :])
+    (place / "two.py").write_text(source)
+    main(command.split()[1:])
+    shown = capsys.readouterr().out.partition("trace: ")[0]
+    assert re.sub(r"[\d.]+ s\)", "s)", shown) == re.sub(r"[\d.]+ s\)", "s)", printed)
