@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from fusionscope.tracing._call import Axes, Call, FusionPoint
-from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of
+from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import Entry
@@ -71,7 +71,8 @@ class _Calls:
                 split = lanes_of(self.relations, record.key, entry)
                 for lane, members in split.items():
                     positions = entry.positions if len(split) == 1 else tuple(members)
-                    group = (entry.depends_on, entry.wired_to, lane, positions)
+                    coupled = entry.rows.pattern == "coupled"
+                    group = (entry.depends_on, entry.wired_to, lane, positions, coupled)
                     groups.setdefault(group, []).append(replace(entry, positions=positions))
                     lanes[group] = lane
             for group, members_of in groups.items():
@@ -106,6 +107,7 @@ class _Calls:
             unknown=entry.unknown,
             effects=sizes,
             weak_below=_weak(entry.print.dtype),
+            takes=lanes_taken(self.relations, record.key),
             lane=lane[0] if lane else None,
             stretch=lane[1] if lane else None,
             parent=record.parent,

@@ -44,6 +44,7 @@ class Call:
         unknown: the modalities for which it cannot be told.
         effects: how far the output moves when a modality changes, ``|changed - unchanged| / |unchanged|`` (estimated
             within about 20 %), for calls that two modalities or more are wired to.
+        takes: the lanes of the tensors that go in.
         lane: the modality to whose lane the call belongs: the only one it is wired to or, after an exchange, the one
             whose share of the exchange it follows alone.
         stretch: how many exchanges that lane has passed before; None where ``lane`` is.
@@ -81,6 +82,7 @@ class Call:
     finite: bool = True
     unknown: frozenset[str] = frozenset()
     effects: Mapping[str, float] = field(default_factory=dict)
+    takes: frozenset[str] = frozenset()
     lane: str | None = None
     stretch: int | None = None
     weak_below: float = 1e-6

@@ -98,6 +98,8 @@ def fingerprint(tensor: Tensor, full: bool = False, size: int = 0) -> Fingerprin
                 layout: [tuple(_by_axis(row, shape)) for row in part]
                 for layout, part in zip(("interleaved", "stacked"), parts, strict=True)
             }
+    # Bytes objects lie outside the heap that activations come from: arrays there would keep it from shrinking again.
+    axes = [np.frombuffer(axis.tobytes(), np.int64) for axis in axes]
     return Fingerprint(shape, tensor.dtype, tuple(axes), finite, constant, sketch, slots)
 
 
@@ -112,15 +114,16 @@ Hashed = tuple[np.ndarray, Parts | None, bool, bool, np.ndarray | None]
 
 def _small(x: Tensor, several: int) -> Hashed:
     """Hashes of the rows, of all other indices, finite, constant, sketch; by numpy, which is fast on few values."""
-    values = x.double().cpu().numpy()
+    x = x.cpu()
+    values = x.double().numpy()
     low, high = values.min(), values.max()
     finite = bool(np.isfinite(low) and np.isfinite(high))
-    mixed = _fold(_bits(x, finite).cpu().to(torch.int64).numpy(), 32 if x.element_size() == 8 else 0)
+    mixed = _fold(_bits(x, finite).to(torch.int64).numpy(), 32 if x.element_size() == 8 else 0)
     mixed = mixed * _weights(x.shape[1])
     grid = mixed * _weights(len(x))[:, None]
     rest = grid.reshape(-1, several, x.shape[1]).sum(0), grid.reshape(several, -1, x.shape[1]).sum(1)
     values = values if finite else np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    return mixed.sum(1), rest, finite, bool(finite and low == high), _sketch(values)
+    return mixed.sum(1), rest, finite, bool(finite and low == high and x.numel() > 1), _sketch(values)
 
 
 def _large(x: Tensor, full: bool, several: int) -> Hashed:
@@ -141,8 +144,8 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
         # Two four-byte values at once, as long as only the row counts.
         pairs = bits.element_size() == 4 and width % 2 == 0 and bits.is_contiguous()
         both = bits.view(torch.int64) if pairs else bits.to(torch.int64)
-        both = _fold(both, 47 if pairs else 32 if bits.element_size() == 8 else 0) * weights[: both.shape[1]]
-        hashes.append(both.sum(1))
+        both = _fold(both, 47 if pairs else 32 if bits.element_size() == 8 else 0)
+        hashes.append(both.mul_(weights[: both.shape[1]]).sum(1))
         if rest is not None:
             alone = _fold(bits.to(torch.int64), 32 if bits.element_size() == 8 else 0)
             grid = (alone * weights).mul_(order[start : start + step, None])
@@ -150,7 +153,7 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
             rest[0].index_add_(0, here % several, grid)
             rest[1].index_add_(0, here // (rows // several), grid)
             values = part if finite else torch.nan_to_num(part, posinf=0.0, neginf=0.0)
-            sketches.append(_sketch(values.double().cpu().numpy()))
+            sketches.append(_sketch(values.cpu().double().numpy()))
     low, high = torch.stack(extremes[::2]).amin(), torch.stack(extremes[1::2]).amax()
     finite = not x.is_floating_point() or bool(torch.isfinite(low) & torch.isfinite(high))
     row_hash = torch.cat(hashes).cpu().numpy()
@@ -169,7 +172,11 @@ def _bits(x: Tensor, finite: bool) -> Tensor:
 
 def _fold(bits: Any, shift: int) -> Any:
     """Fold high bits onto low ones: a product keeps as many bits as its factors have, and floats have few low ones."""
-    return bits if not shift else (bits >> shift) ^ bits
+    if not shift:
+        return bits
+    folded = bits >> shift
+    folded ^= bits
+    return folded
 
 
 def _sketch(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fusionscope.tracing._call import Kind
-from fusionscope.tracing._record import CallKey, Recording, Source
+from fusionscope.tracing._record import CallKey, Recording, Side, Source
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import Entry, World, entry_index
 
@@ -74,10 +74,13 @@ class Fusion:
         input then changes come after it. That costs one forward each.
         """
         leaves = [key for key, record in self.calls.items() if not record.children and self._fused(relation, key)]
+        # What gives nothing that depends on them (a table of positions) is named only where no other call takes them.
+        idle = {key: all(len(e.wired_to) < 2 for e in relation.outputs[key]) for key in leaves}
         after: set[CallKey] = set()
         seen: set[tuple[object, ...]] = set()
         found: list[Meeting] = []
-        for key in leaves:
+        taken: dict[tuple[object, ...], Meeting] = {}
+        for key in sorted(leaves, key=lambda key: idle[key]):
             if key in after:
                 continue
             if len(found) == RESTARTS or self._spent >= MOST_RESTARTS:
@@ -91,6 +94,8 @@ class Fusion:
             changed = self._after(key, {e.place for e in fused_out})
             after |= changed
             if repeated:
+                for print_ in prints & set(taken):
+                    taken[print_].after |= changed | {key}
                 continue
             if fused_in:
                 entry = max(fused_in, key=lambda e: len(e.wired_to))
@@ -104,6 +109,8 @@ class Fusion:
                 kind = kind_of(relation, key, entry) or "mix"
                 meeting = Meeting(key, parent[0] if parent else "", False, kind, entry.wired_to, round, changed | {key})
             found.append(meeting)
+            taken |= dict.fromkeys(prints, meeting)
+        found.sort(key=lambda meeting: self.order[meeting.key] if meeting.key is not None else -1)
         root = next(iter(self.calls), None)
         if root is not None and not found:
             fused_out = [e for e in relation.outputs[root] if len(e.wired_to) > 1]
@@ -112,7 +119,7 @@ class Fusion:
                 parent_path = self._fusing_parent(relation, root, {entry.print.key}, output=True)
                 kind = "join" if entry.joined is not None else "mix"
                 found.append(Meeting(None, parent_path, True, kind, entry.wired_to, round))
-        mixes = [key for key in leaves if any(kind_of(relation, key, e) == "mix" for e in relation.outputs[key])]
+        mixes = [key for key in leaves if any(len(e.wired_to) > 1 and e.joined is None for e in relation.outputs[key])]
         for meeting in found:
             if meeting.kind == "join":
                 meeting.mixed_by = next((key for key in mixes if key in meeting.after), None)
@@ -271,7 +278,7 @@ class Fusion:
             for lane, out in zip(lanes, outs, strict=True)
         }
 
-    def _source(self, relation: Relation, key: CallKey, side: str) -> Source | None:
+    def _source(self, relation: Relation, key: CallKey, side: Side) -> Source | None:
         """The one fused floating tensor that a call takes or gives."""
         found = [
             e
@@ -333,15 +340,27 @@ def kind_of(relation: Relation, key: CallKey, entry: Entry) -> Kind | None:
     return None if any(e.joined is None for e in carried) else "mix"
 
 
-def lane_at(relations: list[Relation], key: CallKey, place: str, position: int) -> tuple[str, int] | None:
-    """The lane and stretch of one row per sample of an output: by the last exchange that it follows."""
+def lane_at(
+    relations: list[Relation], key: CallKey, place: str, position: int, side: Side = "outputs"
+) -> tuple[str, int] | None:
+    """The lane and stretch of one row per sample of a tensor: by the last exchange that it follows."""
     for number in range(len(relations) - 1, -1, -1):
-        for entry in relations[number].outputs[key]:
+        for entry in getattr(relations[number], side)[key]:
             mine = entry.place == place and (entry.positions is None or position in entry.positions)
             if mine and entry.wired_to:
                 one = len(entry.wired_to) == 1 and not entry.unknown
                 return (next(iter(entry.wired_to)), number) if one else None
     return None
+
+
+def lanes_taken(relations: list[Relation], key: CallKey) -> frozenset[str]:
+    """The lanes of the tensors that a call takes."""
+    found = (
+        lane_at(relations, key, entry.place, position, "inputs")
+        for entry in relations[0].inputs[key]
+        for position in (entry.positions or (0,))
+    )
+    return frozenset(lane[0] for lane in found if lane is not None)
 
 
 def lanes_of(relations: list[Relation], key: CallKey, entry: Entry) -> Mapping[tuple[str, int] | None, list[int]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fusionscope.tracing._fingerprint import Fingerprint, fingerprint
 
 CallKey = tuple[str, int]
 Prints = dict[str, Fingerprint]
+Side = Literal["inputs", "outputs"]
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Source:
     """Tensors to disturb: at some places of what a call takes or gives, by choice only some indices of an axis."""
 
     key: CallKey
-    side: str
+    side: Side
     places: frozenset[str]
     axis: int = 0
     index: tuple[int, ...] | None = None
@@ -108,9 +110,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
             for path, module in self.paths.items():
-                before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                before = module.register_forward_pre_hook(functools.partial(self._enter, path), with_kwargs=True)
                 stack.callback(before.remove)
-                after = module.register_forward_hook(self._after(), with_kwargs=True, always_call=True)
+                after = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
                 stack.callback(after.remove)
             self._exit = stack.pop_all()
         return self
@@ -137,44 +139,38 @@ class Recorder:
         self._exit.close()
         self._cache.clear()
 
-    def _before(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            index = self._counts.get(path, 0)
-            self._counts[path] = index + 1
-            parent = self._stack[-1] if self._stack else None
-            if parent is not None:
-                parent.children += 1
-            given = {**dict(enumerate(args)), **kwargs}
-            key = (path, index)
-            if self.source is not None and self.source.key == key and self.source.side == "inputs":
-                for place, tensor in tensors(given):
-                    if place in self.source.places:
-                        tensor.copy_(disturbed(tensor, self.source, self.gently))
-            record = Record(key, module, parent.key if parent else None, self._prints(given, key))
-            self._stack.append(record)
-            self.recording.calls[record.key] = record
+    def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        index = self._counts.get(path, 0)
+        self._counts[path] = index + 1
+        parent = self._stack[-1] if self._stack else None
+        if parent is not None:
+            parent.children += 1
+        given = {**dict(enumerate(args)), **kwargs}
+        key = (path, index)
+        if self.source is not None and self.source.key == key and self.source.side == "inputs":
+            for place, tensor in tensors(given):
+                if place in self.source.places:
+                    tensor.copy_(disturbed(tensor, self.source, self.gently))
+        record = Record(key, module, parent.key if parent else None, self._prints(given, key))
+        self._stack.append(record)
+        self.recording.calls[record.key] = record
 
-        return hook
-
-    def _after(self) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            while self._stack:
-                record = self._stack.pop()
-                if record.module is module:
-                    break
-                record.failed = True
-            else:
-                return None
-            if output is None:
-                record.failed = True
-                return None
-            changed = None
-            if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
-                changed = self._replaced(output, self.source)
-            record.outputs = self._prints(output if changed is None else changed, record.key)
-            return changed
-
-        return hook
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        while self._stack:
+            record = self._stack.pop()
+            if record.module is module:
+                break
+            record.failed = True
+        else:
+            return None
+        if output is None:
+            record.failed = True
+            return None
+        changed = None
+        if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
+            changed = self._replaced(output, self.source)
+        record.outputs = self._prints(output if changed is None else changed, record.key)
+        return changed
 
     def _replaced(self, output: Any, source: Source) -> Any:
         names = {id(tensor): place for place, tensor in tensors(output)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from fusionscope.tracing._record import CallKey, Recording
-from fusionscope.tracing._rows import Entry, Rows, Side, World, effects, entries, find_rows, first_axis
+from fusionscope.tracing._record import CallKey, Recording, Side
+from fusionscope.tracing._rows import Entry, Rows, World, effects, entries, find_rows, first_axis
 
 NOISE = 10.0
 NONE: frozenset[str] = frozenset()

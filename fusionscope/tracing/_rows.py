@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from fusionscope.tracing._fingerprint import Fingerprint
-from fusionscope.tracing._record import CallKey, Recording
+from fusionscope.tracing._record import CallKey, Recording, Side
 
-Side = Literal["inputs", "outputs"]
 Runs = Mapping[str, Sequence[Recording]]
 
 

@@ -44,7 +44,7 @@ class Runner:
         self.prediction: tuple[object, ...] = ()
         self.notes: list[str] = []
         self.failed: dict[str, str] = {}
-        self.noise: list[tuple[nn.Parameter, Tensor]] = []
+        self.noise: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self.noised: list[str] = []
         self.before = self.state = ModelState(model)
         self._quick = False
@@ -126,7 +126,7 @@ class Runner:
                     continue
                 value = NOISE * (0.5 + torch.rand(parameter.shape, generator=generator))
                 value *= torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
-                self.noise.append((parameter, value.to(parameter)))
+                self.noise.append((parameter, value.to(parameter), self.state.values[id(parameter)][1]))
                 names.append(name)
         self.noised = names
         return names
@@ -166,7 +166,7 @@ class Runner:
         self.state.restore(quick=self._quick)
         for module in self.model.modules():
             module.training = False
-        for parameter, value in self.noise:
+        for parameter, value, _ in self.noise:
             parameter.data.copy_(value)
         self.forwards += 1
         given = batch.clone()
@@ -178,14 +178,15 @@ class Runner:
         return recorder.recording
 
     def _silence(self) -> None:
-        for parameter, _ in self.noise:
-            parameter.data.zero_()
+        for parameter, _, zero in self.noise:
+            parameter.data.copy_(zero)
 
     def _one_replaced(self) -> Batch:
         inputs = {}
         for modality, nest in self.batch.inputs.items():
             index = torch.arange(self.size)
-            index[self.sample] = self.maps[modality][0][self.sample]
+            first, second = (int(donors[self.sample]) for donors in self.maps[modality])
+            index[self.sample] = second if first == self.sample else first
             inputs[modality] = _take(nest, index, self.size)
         return self.batch.with_inputs(**inputs)
 
@@ -255,6 +256,8 @@ def _donors(hashes: np.ndarray, step: int, modality: str) -> Tensor:
         wanted = i + step if i + step < size else max(0, size - 2 - (i == size - 2))
         choices = [wanted, *range(size)]
         donors.append(next(j for j in choices if j != i and hashes[j] != hashes[i]))
+    if (np.sort(hashes[donors]) == np.sort(hashes)).all():
+        donors[step % size] = step % size
     return torch.tensor(donors)
 
 

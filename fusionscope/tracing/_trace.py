@@ -134,7 +134,7 @@ def trace(
         InputError: if the batch has one sample and there is no donor, or a modality is constant in it.
         ModelError: if the model keeps state between forwards that cannot be rolled back, or is sharded (FSDP).
 
-    >>> from torch import nn
+    >>> import torch
     >>> class Net(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()

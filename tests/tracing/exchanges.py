@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -117,7 +119,7 @@ class CMX(nn.Module):
         def backbone() -> nn.ModuleList:
             return nn.ModuleList(
                 nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.BatchNorm2d(d), nn.ReLU())
-                for c, d in zip(widths, widths[1:], strict=False)
+                for c, d in itertools.pairwise(widths)
             )
 
         self.block, self.extra_block = backbone(), backbone()

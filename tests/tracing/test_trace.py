@@ -89,8 +89,12 @@ def test_list_in_list_out() -> None:
         ("second", "mix"),
         ("second", "mix"),
     ]
-    assert [[c.id for c in stretch] for stretch in found.lanes["b"]] == [["first#0:1"], ["swap#0:1", "second#0:1"]]
-    (point,) = found.fusion_points
+    assert [[c.id for c in stretch] for stretch in found.lanes["b"]] == [
+        ["first#0:1"],
+        ["swap#0:1", "second#0:1", "head#1"],
+    ]
+    point, late = found.fusion_points
+    assert (late.round, late.call, late.kind) == (1, None, "mix")
     assert (point.functional, point.kind, point.call.path if point.call else "") == (False, "join", "swap")
     assert point.mixed_by is not None
     assert point.mixed_by.path == "second"
