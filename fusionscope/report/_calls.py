@@ -48,15 +48,19 @@ def remarks(call: dict[str, Any]) -> list[str]:
     said = []
     if idle := idle_on(call):
         said.append(f"wired to {', '.join(idle)}, inactive here")
-    if effects := call.get("effects"):
-        said.append("; ".join(f"{m}: {_effect(size)}" for m, size in effects.items()))
+    # Effects on what is inactive were measured with noise in its parameters, and say nothing about the model as it is.
+    effects = {m: size for m, size in (call.get("effects") or {}).items() if m not in idle}
+    states = call.get("states") or {}
+    if effects:
+        said.append("; ".join(f"{m}: {_effect(size, states.get(m))}" for m, size in effects.items()))
     if unknown := call.get("unknown"):
         said.append(f"it cannot be told whether it depends on {', '.join(map(str, unknown))}")
     return said
 
 
-def _effect(size: Any) -> str:
+def _effect(size: Any, state: str | None) -> str:
     if not isinstance(size, int | float) or not math.isfinite(size):
         return "of unknown size"
     mantissa, _, exponent = f"{size:.0e}".partition("e")
-    return f"weak ({mantissa}e{int(exponent)})" if 0 < size < WEAK else f"{size:.2g}"
+    weak = state == "weak" if state else 0 < size < WEAK
+    return f"weak ({mantissa}e{int(exponent)})" if weak else f"{size:.2g}"

@@ -211,7 +211,9 @@ def test_a_model_that_raises_leaves_the_last_trace_alone(place: Path) -> None:
 def test_the_command_finds_what_the_function_finds(place: Path) -> None:
     import theirs  # ty: ignore[import-not-found]
 
+    torch.manual_seed(3)
     main(["trace", "--model", "theirs:Net", "--batch", "theirs:batch"])
+    torch.manual_seed(3)
     found = fs.trace(theirs.Net(), theirs.batch()).to_dict()
     said = read(place / "trace")
     assert said["calls"] == found["calls"]
@@ -225,3 +227,4 @@ def test_the_page_shows_what_the_command_prints(place: Path, capsys: pytest.Capt
     main(command.split()[1:])
     shown = capsys.readouterr().out.partition("trace: ")[0]
     assert re.sub(r"[\d.]+ s\)", "s)", shown) == re.sub(r"[\d.]+ s\)", "s)", printed)
+    assert ">exchange 1<" in (place / "trace" / "trace.svg").read_text(encoding="utf-8")

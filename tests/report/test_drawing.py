@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusionscope.report import trace_svg
+from fusionscope.report._calls import remarks
 from fusionscope.report._lanes import Layout, arrange
 from fusionscope.report._meetings import Point
 from tests.browser import Chromium
@@ -235,6 +236,13 @@ def test_the_sizes_of_effects_are_said() -> None:
         t.text or "" for t in root.iter(f"{SVG}title") if (t.text or "").startswith("depth, rgb mixed by fuse#0")
     ]
     assert "rgb: 0.41; depth: weak (3e-8)" in said
+
+
+def test_the_tracer_says_what_is_weak_and_noise_is_no_effect() -> None:
+    entry = {"depends_on": ["a", "b"], "wired_to": ["a", "b", "c"], "effects": {"a": 3e-3, "b": 0.2, "c": 0.5}}
+    assert remarks(entry) == ["wired to c, inactive here", "a: 0.003; b: 0.2"]
+    assert remarks(entry | {"states": {"a": "weak", "b": "yes", "c": "wired"}})[1] == "a: weak (3e-3); b: 0.2"
+    assert remarks(entry | {"effects": {"a": float("nan")}})[1] == "a: of unknown size"
 
 
 OVERLAPS = """(() => {

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fusionscope import Trace
 from fusionscope import trace as run_trace
 from fusionscope.report._lanes import arrange
 from tests.tracing import exchanges
@@ -30,21 +29,11 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], Any, list[str]]] = {
 }
 
 
-def plain(found: Trace) -> dict[str, Any]:
-    """The trace as data, with lanes and rounds."""
-    data = found.to_dict()
-    for call, entry in zip(found.calls, data["calls"], strict=True):
-        entry |= {"lane": call.lane, "stretch": call.stretch, "wired_to": sorted(call.wired_to)}
-    for point, entry in zip(found.fusion_points, data["fusion_points"], strict=True):
-        entry["round"] = point.round
-    return data
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_found_is_drawn(name: str) -> None:
     make, settings, batch, heads = MODELS[name]
     found = run_trace(make(**settings), batch, modalities=("a", "b") if name == "cen" else None)
-    layout = arrange(plain(found))
+    layout = arrange(found.to_dict())
     points = [stage.point for stage in layout.stages if stage.point]
     assert [p.head.split()[0] for p in points] == heads
     shared = {call.key for call in found.fused if any(p.call and p.call.key == call.key for p in found.fusion_points)}
