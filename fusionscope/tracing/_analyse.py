@@ -48,6 +48,7 @@ def points_of(meetings: Sequence[Meeting], calls: Sequence[Call]) -> list[Fusion
             m.kind,
             m.names,
             m.round,
+            m.exchange,
             leaves.get(m.mixed_by) if m.mixed_by is not None else None,
         )
         for m in meetings

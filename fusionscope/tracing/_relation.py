@@ -53,11 +53,19 @@ class Base:
 class Relation:
     """The entries of what every call takes (``inputs``) and gives (``outputs``).
 
-    ``failed`` modalities could not be changed: whether something depends on them is unknown.
+    ``failed`` modalities could not be changed: whether something depends on them is unknown. ``lanes`` go on from the
+    exchange that this is about.
     """
 
-    def __init__(self, base: Base, plain: World, wired: World | None = None, failed: frozenset[str] = NONE) -> None:
-        self.base, self.plain, self.wired, self.failed = base, plain, wired, failed
+    def __init__(
+        self,
+        base: Base,
+        plain: World,
+        wired: World | None = None,
+        failed: frozenset[str] = NONE,
+        lanes: frozenset[str] = NONE,
+    ) -> None:
+        self.base, self.plain, self.wired, self.failed, self.lanes = base, plain, wired, failed, lanes
         self.inputs: dict[CallKey, list[Entry]] = {}
         self.outputs: dict[CallKey, list[Entry]] = {}
         made: dict[tuple[object, ...], Entry] = {}

@@ -146,6 +146,7 @@ def _point(point: FusionPoint) -> dict[str, Any]:
         "kind": point.kind,
         "modalities": sorted(point.modalities),
         "round": point.round,
+        "exchange": point.exchange,
         "mixed_by": point.mixed_by.id if point.mixed_by else None,
         "text": str(point),
     }
