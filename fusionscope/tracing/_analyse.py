@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import Entry
-from fusionscope.tracing._units import fitting_axis, taken_axis, unit_axis
+from fusionscope.tracing._units import fitting_axis, flattened_axis, taken_axis, unit_axis
 
 
 def needs_detail(relation: Relation) -> set[CallKey]:
@@ -149,6 +150,7 @@ class _Calls:
                 before = next((c for c in alike if c.wired_to & call.wired_to), None)
                 unit = unit_from([*(known.get(e.print.key) for e in self.first.inputs[call.key]), before], call)
             unit = self._taken(call) if unit is None else unit
+            unit = self._flattened(call, leaves) if unit is None else unit
             call = replace(call, axes=_with_unit(call, unit))
             leaves[call.id] = call
             by_rank.setdefault(len(call.shape), []).append(call)
@@ -165,6 +167,7 @@ class _Calls:
                 unit = unit_from([known.get(call.same_as)], call)
                 unit = self._taken(call) if unit is None else unit
                 unit = unit_from([inside], call) if unit is None else unit
+                unit = self._flattened(call, leaves) if unit is None else unit
             result.append(replace(call, axes=_with_unit(call, unit)))
         return result
 
@@ -178,6 +181,14 @@ class _Calls:
             ),
             None,
         )
+
+    def _flattened(self, call: Call, leaves: Mapping[str, Call]) -> int | None:
+        """The unit axis of a sequence that a map before it was flattened to."""
+        maps = (c for c in list(leaves.values())[::-1] if len(c.shape) > 3 and c.axes.unit is not None)
+        source = next((c for c in maps if c.wired_to == call.wired_to), None)
+        if source is None:
+            return None
+        return flattened_axis(call.shape, call.axes.sample, math.prod(source.shape[a] for a in source.axes.location))
 
     def _within(self, inner: Call, outer: Call) -> bool:
         parent: CallKey | None = inner.parent

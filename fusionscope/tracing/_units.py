@@ -75,6 +75,15 @@ def fitting_axis(shape: tuple[int, ...], sample: int | None, axis: int, size: in
     return same[0] if len(same) == 1 else None
 
 
+def flattened_axis(shape: tuple[int, ...], sample: int | None, locations: int) -> int | None:
+    """The unit axis of a sequence made of a map with so many ``locations`` (and a class token), or None."""
+    if len(shape) != 3 or sample is None:
+        return None
+    rest = [a for a in range(3) if a != sample]
+    held = [a for a in rest if shape[a] in (locations, locations + 1)]
+    return next(a for a in rest if a != held[0]) if len(held) == 1 else None
+
+
 def taken_axis(module: nn.Module, shape: tuple[int, ...], sample: int | None) -> int | None:
     """The unit axis of a tensor that a module of this type takes, or None."""
     width = _width(module, ("in_channels", "num_features", "in_features", "input_size", "embed_dim"))
