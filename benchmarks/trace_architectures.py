@@ -22,7 +22,7 @@ from tests.tracing.architectures import ARCHITECTURES, Architecture  # noqa: E40
 
 PAGE = ROOT / "docs" / "tracing.md"
 START, END = "<!-- table: architectures -->", "<!-- end -->"
-HEAD = ("model", "modalities", "calls", "stream", "they first meet", "kind", "messages", "forwards")
+HEAD = ("model", "modalities", "calls", "stream", "they first meet", "kind", "exchanges", "messages", "forwards")
 MOST = 3
 
 
@@ -57,7 +57,8 @@ def line(architecture: Architecture) -> tuple[str, ...]:
     """The row of one model."""
     model, batch, modalities = architecture.build()
     found = fs.trace(model, batch, modalities=modalities)
-    points = [point for point in found.fusion_points if not getattr(point, "round", 0)]
+    points = [point for point in found.fusion_points if not point.round]
+    exchanges = len({point.round for point in found.fusion_points if point.exchange})
     return (
         architecture.name,
         ", ".join(found.modalities),
@@ -65,6 +66,7 @@ def line(architecture: Architecture) -> tuple[str, ...]:
         ", ".join(f"{modality} {len(calls)}" for modality, calls in found.streams.items()),
         "<br>".join(where(point) for point in points) or "nowhere",
         ", ".join(dict.fromkeys(point.kind for point in points)),
+        str(exchanges) if exchanges else "none",
         "<br>".join(message.replace("|", "\\|") for message in found.messages[:MOST]),
         str(found.forwards),
     )
@@ -75,11 +77,11 @@ def where(point: FusionPoint) -> str:
     call, mixer = point.call, point.mixed_by
     place = f"in `{point.parent}`" if point.parent else "in the model"
     if not point.functional:
-        text = f"`{call.id}`"
+        text = f"`{call.path}#{call.index}`"
     else:
-        text = f"{place}, before `{call.id}`" if call else f"{place}, before its output"
+        text = f"{place}, before `{call.path}#{call.index}`" if call else f"{place}, before its output"
     if mixer is not None and mixer is not call:
-        text += f"; mixed by `{mixer.id}`"
+        text += f"; mixed by `{mixer.path}#{mixer.index}`"
     return text
 
 

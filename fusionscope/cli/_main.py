@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _commands.run(options)
     except FusionscopeError as error:
         _fail(str(error))
+    except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("fusionscope: interrupted", file=sys.stderr)
         sys.exit(130)

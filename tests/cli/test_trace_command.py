@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -228,3 +229,21 @@ def test_the_page_shows_what_the_command_prints(place: Path, capsys: pytest.Capt
     shown = capsys.readouterr().out.partition("trace: ")[0]
     assert re.sub(r"[\d.]+ s\)", "s)", shown) == re.sub(r"[\d.]+ s\)", "s)", printed)
     assert ">exchange 1<" in (place / "trace" / "trace.svg").read_text(encoding="utf-8")
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def model(): return torch.nn.Bilinear(3, 4, 2)\n"
+        "def batch(): return {'input1': torch.randn(5, 3), 'input2': torch.randn(5, 4)}\n"
+    )
+    start = "from fusionscope.cli import main; main()"
+    command = [sys.executable, "-c", start, "trace", "--model", "mine:model", "--batch", "mine:batch"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.close()
+    assert "Traceback" not in run.stderr.read()
+    run.stderr.close()
+    assert run.wait() == 141
+    assert (tmp_path / "trace" / "trace.json").exists()
