@@ -128,7 +128,8 @@ def _moved(key: CallKey, side: Side, place: str, rows: Rows, world: World) -> _M
                     one.add(modality)
                 continue
             if rows.axis is None or rows.axis >= len(changed):
-                if any(mask.any() for mask in changed):
+                seen = any(modality in one for one in moved.sets)  # in a run that hashed this axis as well
+                if any(mask.any() for mask in changed) and not (seen and rows.axis is not None):
                     for one in moved.sets:
                         one.add(modality)
             else:

@@ -16,7 +16,7 @@ from fusionscope.errors import InputError, ModelError
 from fusionscope.tracing._fingerprint import fingerprint
 from fusionscope.tracing._record import CallKey, Recorder, Recording, Source
 from fusionscope.tracing._rows import World
-from fusionscope.tracing._state import ModelState
+from fusionscope.tracing._state import ModelState, eager
 
 NOISE = 0.02
 
@@ -145,11 +145,14 @@ class Runner:
                 continue
         return None
 
-    def deepen(self, keys: Collection[CallKey]) -> None:
-        """Repeat the runs so far, to hash the large tensors of some calls along every axis."""
+    def deepen(self, keys: Collection[CallKey], recordings: Collection[Recording]) -> None:
+        """Repeat some of the runs, to hash the large tensors of some calls along every axis."""
         self.full |= set(keys)
         noise = self.noise
+        wanted = {id(recording) for recording in recordings}
         for recording, batch, noisy in self._again:
+            if id(recording) not in wanted:
+                continue
             self.noise = noise if noisy else []
             with suppress(Exception):
                 recording.deepen(self._forward(batch, full=self.full, only=self.full), self.full)
@@ -171,7 +174,7 @@ class Runner:
         self.forwards += 1
         given = batch.clone()
         try:
-            with Recorder(self.model, size=self.size, **how) as recorder:
+            with eager(), Recorder(self.model, size=self.size, **how) as recorder:
                 self._returned = recorder.run(self.model, given.inputs, lambda: self.adapter.call(self.model, given))
         finally:
             self._silence()

@@ -193,7 +193,9 @@ class _Tracer:
         relation = Relation(base, plain, wired, failed)
         keys = needs_detail(relation)
         if keys:
-            runner.deepen(keys)
+            worlds = [world for world in (plain, wired) if world is not None]
+            again = [run, repeat, single, *(world.base for world in worlds)]
+            runner.deepen(keys, again + [found[0] for world in worlds for found in world.runs.values() if found])
             base.forget_rows()
             relation = Relation(base, plain, wired, failed)
         fusion = Fusion(base, relation, wired or plain, runner.restart)
