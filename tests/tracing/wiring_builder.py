@@ -286,7 +286,7 @@ class Builder:
         if kind == "function":
             return self.add(steps.Fn("batch_mean", (x,)), x)
         if kind == "scalar":
-            y = self.pick()
+            y = self.pick(plain=True)
             self.program.parts.append(parts.BatchMean(True))
             name = f"parts.{len(self.program.parts) - 1}"
             return y is not None and self.add(steps.Scale(name, y, x), x, y)

@@ -135,7 +135,8 @@ class Noise(nn.Module):
 
     def __init__(self, private: bool) -> None:
         super().__init__()
-        self.generator = torch.Generator().manual_seed(5) if private else None
+        seed = int(torch.randint(2**31, ()))
+        self.generator = torch.Generator().manual_seed(seed) if private else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.generator is not None:

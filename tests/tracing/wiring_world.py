@@ -112,7 +112,10 @@ class World:
         columns = [arg.parts * len(like.parts) if arg.layout == "scalar" else arg.parts for arg in args]
         assert {arg.layout for arg in args} <= {like.layout, "scalar"}
         parts = tuple(self.terms.of(op, *terms) for terms in zip(*columns, strict=True))
-        return Sym(parts, like.layout, any(arg.coupled for arg in args))
+        coupled = any(arg.coupled for arg in args)
+        # Where rows interact, which of them belong together cannot be seen; no wiring stacks such rows.
+        assert not coupled or len(set(parts)) == 1
+        return Sym(parts, like.layout, coupled)
 
     def batch(self, op: str, x: Sym, layout: str = "plain") -> Sym:
         """A function in which the rows of a plain tensor interact."""
