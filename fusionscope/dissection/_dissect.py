@@ -136,7 +136,7 @@ def dissect(
         chosen, unread = _choose(found, taps)
         traced = time.perf_counter()
         with quiet(unwrap(model)):
-            task = infer_task(adapter.output(adapter.call(model, few.clone())), few.target, classes)
+            task = infer_task(lambda: adapter.output(adapter.call(model, few.clone())), few.target, classes)
         state.restore()
         run = Measurement(model, adapter, found, chosen, task, measures, fill, seed, device)
         run.notes += unread

@@ -98,9 +98,10 @@ class Measurement:
     def _feed(self, batch: Batch, index: int) -> None:
         if self.task.kind == "classification":
             self.order.add(batch.target)
-        output = self._tapped(batch, index)
+        returned = self._tapped(batch, index)
         if self.coalitions is None:
             return
+        output = self.adapter.output(returned)
         target, group = batch.target, batch.group
         for subset in subsets(self.modalities):
             if not subset and self.empty == "majority":
@@ -108,10 +109,10 @@ class Measurement:
             if len(subset) < len(self.modalities):
                 absent = [m for m in self.modalities if m not in subset]
                 filled = fill_in(batch, absent, self.fill, seed=self.seed, index=index)
-                output = self._forward(filled)
+                output = self.adapter.output(self._forward(filled))
             self.coalitions.update(subset, self.task.prediction(output, target), target, group)
 
-    def _tapped(self, batch: Batch, index: int) -> Tensor:
+    def _tapped(self, batch: Batch, index: int) -> Any:
         instruments: list[Any] = [one for one in (self.cka, self.eta) if one is not None]
         target = batch.target if isinstance(batch.target, Tensor) else None
         contexts = [one.context(batch.size, target, index) for one in instruments]
@@ -124,20 +125,20 @@ class Measurement:
         with TapReader(self.model, self.taps, use) if instruments else nullcontext() as reader:
             if reader is not None:
                 reader.start()
-            output = self._forward(batch)
+            returned = self._forward(batch)
             if reader is not None:
                 reader.check()
         for one, context, store in zip(instruments, contexts, reduced, strict=True):
             one.update(store, context)
-        return output
+        return returned
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: Batch) -> Any:
         """Run the model from the same state and the same random numbers for all subsets of a batch."""
         self.forwards += 1
         if self.state is not None:
             self.state.restore(rng=False)
         set_rng(self.rng)
-        return self.adapter.output(self.adapter.call(self.model, batch.clone()))
+        return self.adapter.call(self.model, batch.clone())
 
     def tables(self, truth: Mapping[str, Mapping[str, Any]] | None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Compute everything and lay it out as tidy tables and arrays."""

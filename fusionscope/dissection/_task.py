@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,8 @@ class ClassOrder:
         ]
 
 
-def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None) -> Task:
-    """Tell the task from one batch.
+def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequence[str] | None = None) -> Task:
+    """Tell the task from one batch; a function that gives the output is called only if there is a target to score.
 
     Integer targets ``[B]`` with logits ``[B, K]`` are classification, integer targets ``[B, ...]`` with logits
     ``[B, K, ...]`` dense prediction, real-valued targets regression.
@@ -88,6 +88,7 @@ def infer_task(output: Tensor, target: Any, classes: Sequence[str] | None = None
         return Task("none", tuple(classes or ()), note)
     if target.is_floating_point():
         return Task("regression")
+    output = output if isinstance(output, Tensor) else output()
     places = tuple(target.shape[1:])
     single = output.ndim == target.ndim or (output.ndim == target.ndim + 1 and output.shape[1] == 1)
     last = (

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from fusionscope.tracing._call import FusionPoint as FusionPoint
     from fusionscope.tracing._levels import Tap as Tap
     from fusionscope.tracing._reader import TapReader as TapReader
+    from fusionscope.tracing._runner import differing as differing
     from fusionscope.tracing._state import ModelState as ModelState
     from fusionscope.tracing._state import quiet as quiet
     from fusionscope.tracing._state import rng_state as rng_state
     from fusionscope.tracing._state import set_rng as set_rng
     from fusionscope.tracing._trace import Trace as Trace
-    from fusionscope.tracing._trace import differing as differing
     from fusionscope.tracing._trace import one_adapter as one_adapter
     from fusionscope.tracing._trace import trace as trace
 
@@ -28,7 +28,7 @@ _exports = {
     "ModelState": "_state",
     "Tap": "_levels",
     "TapReader": "_reader",
-    "differing": "_trace",
+    "differing": "_runner",
     "Trace": "_trace",
     "one_adapter": "_trace",
     "quiet": "_state",

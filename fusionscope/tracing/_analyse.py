@@ -1,75 +1,99 @@
-"""From the recordings of a trace to calls, fusion points and messages."""
+"""From the recordings of a trace to its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-from fusionscope.tracing._call import Axes, Call, FusionPoint, Kind
+import torch
+
+from fusionscope.tracing._call import Axes, Call, FusionPoint
+from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
-from fusionscope.tracing._rows import Entry, Runs, entries
+from fusionscope.tracing._relation import Base, Relation
+from fusionscope.tracing._rows import Entry
 from fusionscope.tracing._units import fitting_axis, unit_axis
 
-RESTARTS = 32
+
+def needs_detail(relation: Relation) -> set[CallKey]:
+    """The calls with a large tensor whose other axes count: its samples or modalities lie there, or it moves twice."""
+    keys = set()
+    for key in relation.base.run.calls:
+        for side in ("inputs", "outputs"):
+            unsteady = relation.base.unsteady(key, side)
+            for entry in getattr(relation, side)[key]:
+                lost = entry.rows.axis is None and entry.print.shape and entry.rows.pattern == "coupled"
+                if not entry.print.full and (lost or len(entry.wired_to) > 1 or entry.place in unsteady):
+                    keys.add(key)
+    return keys
 
 
-@dataclass
-class Analysis:
-    """The runs of one trace and what follows from them."""
+def find_calls(base: Base, relations: Sequence[Relation]) -> list[Call]:
+    """One call per record, output with modalities of its own, and slot."""
+    return _Calls(base, relations).all()
 
-    base: Recording
-    repeat: Recording
-    single: Recording
-    runs: Runs
-    sample: int
-    size: int
-    modalities: tuple[str, ...]
-    inputs: dict[CallKey, list[Entry]] = field(default_factory=dict)
-    outputs: dict[CallKey, list[Entry]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for key, record in self.base.calls.items():
-            for side, store in (("inputs", self.inputs), ("outputs", self.outputs)):
-                prints = getattr(record, side)
-                store[key] = entries(key, prints, side, self.single, self.runs, self.sample, self.size)
-            if not self.deterministic(record):
-                known = frozenset[str]().union(*(e.depends_on for e in self.inputs[key]))
-                self.outputs[key] = [
-                    replace(e, depends_on=known or frozenset(self.modalities), joined=None) for e in self.outputs[key]
-                ]
+def points_of(meetings: Sequence[Meeting], calls: Sequence[Call]) -> list[FusionPoint]:
+    """The meetings as fusion points that hold calls."""
+    leaves: dict[CallKey, Call] = {}
+    for call in calls:
+        best = leaves.get(call.key)
+        if call.leaf and (best is None or len(call.wired_to) > len(best.wired_to)):
+            leaves[call.key] = call
+    return [
+        FusionPoint(
+            leaves.get(m.key) if m.key is not None else None,
+            m.parent,
+            m.functional,
+            m.kind,
+            m.names,
+            m.round,
+            leaves.get(m.mixed_by) if m.mixed_by is not None else None,
+        )
+        for m in meetings
+    ]
 
-    def deterministic(self, record: Record) -> bool:
-        """Two unchanged runs gave this call the same output."""
-        again = self.repeat.calls.get(record.key)
-        if again is None or set(again.outputs) != set(record.outputs):
-            return False
-        return all(print_.key == again.outputs[place].key for place, print_ in record.outputs.items())
 
-    # ------------------------------------------------------------------ calls
+class _Calls:
+    def __init__(self, base: Base, relations: Sequence[Relation]) -> None:
+        self.base, self.relations = base, list(relations)
+        self.first = self.relations[0]
+        self.records = base.run.calls
 
-    def calls(self) -> list[Call]:
-        """One call per record, output with a modality set of its own, and slot."""
+    def all(self) -> list[Call]:
         found: list[Call] = []
-        for record in self.base.calls.values():
+        for record in self.records.values():
             if record.failed or not record.outputs:
                 continue
-            groups: dict[tuple[frozenset[str], tuple[int, ...] | None], list[Entry]] = {}
-            for entry in self.outputs[record.key]:
-                groups.setdefault((entry.depends_on, entry.positions), []).append(entry)
-            for members in groups.values():
-                main = next((e for e in members if _readable(e)), members[0])
-                found.append(self._call(record, main, len(groups) > 1))
+            groups: dict[tuple[object, ...], list[Entry]] = {}
+            lanes: dict[tuple[object, ...], tuple[str, int] | None] = {}
+            for entry in self.first.outputs[record.key]:
+                split = lanes_of(self.relations, record.key, entry)
+                for lane, members in split.items():
+                    positions = entry.positions if len(split) == 1 else tuple(members)
+                    coupled = entry.rows.pattern == "coupled"
+                    group = (entry.depends_on, entry.wired_to, lane, positions, coupled)
+                    groups.setdefault(group, []).append(replace(entry, positions=positions))
+                    lanes[group] = lane
+            for group, members_of in groups.items():
+                main = next((e for e in members_of if _readable(e)), members_of[0])
+                found.append(self._call(record, main, len(groups) > 1, lanes[group]))
         return self._inherit_units(found)
 
-    def _call(self, record: Record, entry: Entry, several: bool) -> Call:
+    def _call(self, record: Record, entry: Entry, several: bool, lane: tuple[str, int] | None) -> Call:
         rows, shape = entry.rows, list(entry.print.shape)
         slot = ""
         if rows.axis is not None and entry.positions is not None:
-            slot = _slot_name(entry, self.size)
-            shape[rows.axis] = self.size * len(entry.positions)
+            slot = _slot_name(entry, self.base.size)
+            shape[rows.axis] = self.base.size * len(entry.positions)
         unit = unit_axis(record.module, tuple(shape), rows.axis)
-        split = several and len({e.place for e in self.outputs[record.key]}) > 1
+        split = several and len({e.place for e in self.first.outputs[record.key]}) > 1
         leaf = record.children == 0
+        unsteady = self.base.unsteady(record.key, "outputs")
+        sizes = self.first.sizes(record.key, "outputs", entry) if len(entry.wired_to) > 1 or entry.unknown else {}
+        axes = Axes(
+            rows.axis, unit, (), rows.per_sample, entry.positions, rows.pattern == "stacked" and rows.per_sample > 1
+        )
         return Call(
             path=record.key[0],
             index=record.key[1],
@@ -77,17 +101,22 @@ class Analysis:
             slot=slot,
             module=type(record.module).__name__,
             shape=tuple(shape),
-            axes=Axes(
-                rows.axis, unit, (), rows.per_sample, entry.positions, rows.pattern == "stacked" and rows.per_sample > 1
-            ),
+            axes=axes,
             depends_on=entry.depends_on,
+            wired_to=entry.wired_to,
+            unknown=entry.unknown,
+            effects=sizes,
+            weak_below=_weak(entry.print.dtype),
+            takes=lanes_taken(self.relations, record.key),
+            lane=lane[0] if lane else None,
+            stretch=lane[1] if lane else None,
             parent=record.parent,
             leaf=leaf,
-            fused=leaf and self.is_fused(record.key),
-            kind=self._kind(record.key, entry) if leaf else None,
+            fused=leaf and self.first.fused(record.key),
+            kind=kind_of(self.first, record.key, entry) if leaf else None,
             parametric=any(True for _ in record.module.parameters(recurse=leaf)),
             floating=entry.print.dtype.is_floating_point,
-            deterministic=self.deterministic(record),
+            deterministic=not unsteady,
             batch_coupled=rows.pattern == "coupled",
             conditional=entry.conditional,
             constant=entry.print.constant,
@@ -99,6 +128,7 @@ class Analysis:
         """Give elementwise modules, pools and containers the unit axis of the call their values come from."""
         known: dict[tuple[object, ...], Call] = {}
         leaves: dict[str, Call] = {}
+        by_rank: dict[int, list[Call]] = {}
 
         def unit_from(sources: list[Call | None], call: Call) -> int | None:
             for source in sources:
@@ -110,12 +140,12 @@ class Analysis:
         for call in (call for call in calls if call.leaf):
             unit = call.axes.unit
             if unit is None:
-                before = [
-                    c for c in leaves.values() if len(c.shape) == len(call.shape) and c.depends_on & call.depends_on
-                ]
-                unit = unit_from([*(known.get(e.print.key) for e in self.inputs[call.key]), *before[-1:]], call)
+                alike = reversed(by_rank.get(len(call.shape), []))
+                before = next((c for c in alike if c.wired_to & call.wired_to), None)
+                unit = unit_from([*(known.get(e.print.key) for e in self.first.inputs[call.key]), before], call)
             call = replace(call, axes=_with_unit(call, unit))
             leaves[call.id] = call
+            by_rank.setdefault(len(call.shape), []).append(call)
             known.setdefault(call.same_as, call)
         result = []
         for call in calls:
@@ -124,8 +154,9 @@ class Analysis:
                 continue
             unit = call.axes.unit
             if unit is None:
-                inside = [c for c in leaves.values() if len(c.shape) == len(call.shape) and self._within(c, call)]
-                unit = unit_from([known.get(call.same_as), *inside[-1:]], call)
+                alike = reversed(by_rank.get(len(call.shape), []))
+                inside = next((c for c in alike if self._within(c, call)), None)
+                unit = unit_from([known.get(call.same_as), inside], call)
             result.append(replace(call, axes=_with_unit(call, unit)))
         return result
 
@@ -133,150 +164,39 @@ class Analysis:
         parent: CallKey | None = inner.parent
         while parent is not None:
             if parent == outer.key:
-                return bool(inner.depends_on & outer.depends_on)
-            parent = self.base.calls[parent].parent
+                return bool(inner.wired_to & outer.wired_to)
+            parent = self.records[parent].parent
         return False
 
-    # ----------------------------------------------------------------- fusion
 
-    def is_fused(self, key: CallKey) -> bool:
-        """A tensor that goes in or comes out depends, in the same rows, on two modalities or more."""
-        return any(len(e.depends_on) > 1 for e in (*self.inputs[key], *self.outputs[key]))
+def missing_counts(base: Recording, runs: dict[str, Recording]) -> list[tuple[str, int, str, int]]:
+    """``(path, times, modality, times when it changes)`` of modules that another input calls more or less often."""
+    counts: dict[str, int] = {}
+    for path, _ in base.calls:
+        counts[path] = counts.get(path, 0) + 1
+    found = []
+    for modality, run in runs.items():
+        now: dict[str, int] = {}
+        for path, _ in run.calls:
+            now[path] = now.get(path, 0) + 1
+        found += [
+            (path, counts.get(path, 0), modality, now.get(path, 0))
+            for path in dict.fromkeys([*counts, *now])
+            if counts.get(path, 0) != now.get(path, 0)
+        ]
+    return found
 
-    def _kind(self, key: CallKey, entry: Entry) -> Kind | None:
-        if len(entry.depends_on) < 2:
-            return None
-        carried = [e for e in self.inputs[key] if entry.depends_on <= e.depends_on]
-        if entry.joined is not None:
-            return None if carried else "join"
-        return None if any(e.joined is None for e in carried) else "mix"
 
-    def fusion_points(
-        self, calls: list[Call], restart: Callable[[CallKey, set[str]], Recording | None]
-    ) -> tuple[list[FusionPoint], list[str]]:
-        """Find the fused calls none of whose inputs is already fused.
-
-        Whether an input is already fused is measured: the output of each point is changed by a hook, and the calls
-        whose input then changes come after it. That costs one forward per point.
-        """
-        leaves = [call for call in calls if call.leaf and call.fused]
-        downstream: dict[CallKey, int] = {}
-        seen_inputs: set[tuple[object, ...]] = set()
-        found: list[tuple[FusionPoint, set[CallKey]]] = []
-        messages: list[str] = []
-        for key in dict.fromkeys(call.key for call in leaves):
-            if key in downstream:
-                continue
-            if len(found) == RESTARTS:
-                messages.append(f"more than {RESTARTS} fusion points; the rest is not listed")
-                break
-            mine = [call for call in leaves if call.key == key]
-            fused_in = [e for e in self.inputs[key] if len(e.depends_on) > 1]
-            prints = {e.print.key for e in fused_in}
-            repeated = bool(prints) and prints <= seen_inputs
-            seen_inputs |= prints
-            places = {e.place for e in self.outputs[key] if len(e.depends_on) > 1}
-            again = restart(key, places) if places else self.base
-            if again is None:
-                messages.append(
-                    f"{key[0]}#{key[1]}: the model fails on other outputs of it; what follows counts as after it"
-                )
-            changed = self._after(key, again)
-            downstream |= dict.fromkeys(changed, len(found))
-            if repeated:
-                continue
-            best = max(mine, key=lambda c: len(c.depends_on))
-            if fused_in:
-                entry = max(fused_in, key=lambda e: len(e.depends_on))
-                kind: Kind = "join" if entry.joined is not None else "mix"
-                point = FusionPoint(best, self._fusing_parent(key, prints), True, kind, entry.depends_on)
-            else:
-                names = frozenset[str]().union(*(e.depends_on for e in self.outputs[key]))
-                point = FusionPoint(best, _parent_path(best), False, best.kind or "mix", names)
-            found.append((point, changed | {key}))
-        root = next(iter(self.base.calls), None)
-        if root is not None and not found:
-            fused_out = [e for e in self.outputs[root] if len(e.depends_on) > 1]
-            if fused_out:
-                entry = max(fused_out, key=lambda e: len(e.depends_on))
-                parent = self._fusing_parent(root, {entry.print.key}, output=True)
-                kind = "join" if entry.joined is not None else "mix"
-                found.append((FusionPoint(None, parent, True, kind, entry.depends_on), set()))
-        mixes = [call for call in leaves if call.kind == "mix"]
-        points = []
-        for point, reach in found:
-            later = next((call for call in mixes if call.key in reach), None) if point.kind == "join" else None
-            points.append(replace(point, mixed_by=later))
-        return points, messages
-
-    def _after(self, key: CallKey, changed: Recording | None) -> set[CallKey]:
-        """The calls whose input changed; all later ones if that run failed."""
-        order = list(self.base.calls)
-        if changed is None:
-            return set(order[order.index(key) + 1 :])
-        after: set[CallKey] = set()
-        for other in order[order.index(key) + 1 :]:
-            now, before = changed.calls.get(other), self.base.calls[other].inputs
-            if now is None or any(p not in now.inputs or now.inputs[p].key != before[p].key for p in before):
-                after.add(other)
-        return after
-
-    def _fusing_parent(self, key: CallKey, prints: set[tuple[object, ...]], output: bool = False) -> str:
-        """The module in whose forward the functional fusion happens."""
-        for other, record in self.base.calls.items():
-            if other == key and not output:
-                break
-            made_here = record.children > 0 and any(p.key in prints for p in record.outputs.values())
-            if made_here and not any(len(e.depends_on) > 1 for e in self.inputs[other]):
-                inner = [k for k, r in self.base.calls.items() if r.parent == other and r.children > 0]
-                if not any(p.key in prints for k in inner for p in self.base.calls[k].outputs.values()):
-                    return other[0]
-        parent = self.base.calls[key].parent
-        while parent is not None and any(len(e.depends_on) > 1 for e in self.inputs[parent]):
-            parent = self.base.calls[parent].parent
-        return parent[0] if parent else ""
-
-    # --------------------------------------------------------------- messages
-
-    def messages(self, calls: list[Call]) -> list[str]:
-        """What a user should know, in words."""
-        told: list[str] = []
-        root = self.outputs[next(iter(self.base.calls))]
-        reached = frozenset[str]().union(*(e.depends_on for e in root))
-        told += [f"{m} reaches no output in this batch" for m in self.modalities if m not in reached]
-        leaves = [call for call in calls if call.leaf]
-
-        def tell(chosen: list[Call], text: str) -> None:
-            if chosen:
-                names = ", ".join(dict.fromkeys(call.id for call in chosen[:3]))
-                told.append(f"{names}{f' and {len(chosen) - 3} more' if len(chosen) > 3 else ''}: {text}")
-
-        slots = [call for call in calls if call.slot]
-        if slots:
-            first = [call for call in slots if call.key == slots[0].key]
-            rows = ", ".join(f"{c.slot} {'+'.join(sorted(c.depends_on)) or 'no modality'}" for c in first)
-            told.append(f"modalities are stacked along the batch axis of {slots[0].path or 'the model'}: rows {rows}")
-        tell([c for c in leaves if not c.finite], "non-finite values")
-        tell([c for c in leaves if c.constant and c.depends_on], "constant here: dead or saturated")
-        tell(
-            [c for c in calls if c.batch_coupled and c.deterministic],
-            "rows interact: per-sample features are not defined here",
-        )
-        tell([c for c in leaves if c.conditional], "called or skipped depending on the input")
-        tell(
-            [c for c in leaves if not c.deterministic],
-            "not deterministic: two equal runs differ, so what it depends on is taken from its inputs",
-        )
-        return told
+def _weak(dtype: torch.dtype) -> float:
+    """An effect below this share of a tensor's size is weak: 1e-6 in float32, ten rounding errors otherwise."""
+    if not dtype.is_floating_point:
+        return 0.0
+    return 1e-6 if dtype == torch.float32 else 10 * torch.finfo(dtype).eps
 
 
 def _readable(entry: Entry) -> bool:
     """A real-valued tensor with one row per sample: what the first such output of a call holds is its result."""
     return entry.print.dtype.is_floating_point and entry.rows.axis is not None and entry.rows.pattern != "coupled"
-
-
-def _parent_path(call: Call) -> str:
-    return call.parent[0] if call.parent else ""
 
 
 def _with_unit(call: Call, unit: int | None) -> Axes:

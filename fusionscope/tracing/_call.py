@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["join", "mix"]
+State = Literal["yes", "weak", "wired", "unknown", "no"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,18 @@ class Call:
         shape: the shape of the output (of the slot's rows).
         axes: sample, unit and location axes of the output.
         depends_on: the modalities that the output depends on, as measured.
+        wired_to: those it depends on once parameters that are all zero hold small noise: a gate or a last layer that
+            starts at zero hides a modality, which is then "wired, inactive".
+        unknown: the modalities for which it cannot be told.
+        effects: how far the output moves when a modality changes, ``|changed - unchanged| / |unchanged|`` (estimated
+            within about 20 %), for calls that two modalities or more are wired to.
+        takes: the lanes of the tensors that go in.
+        lane: the modality to whose lane the call belongs: the only one it is wired to or, after an exchange, the one
+            whose share of the exchange it follows alone.
+        stretch: how many exchanges that lane has passed before; None where ``lane`` is.
         parent: ``(path, index)`` of the call inside which this one ran.
         leaf: True if no other module ran inside it.
-        fused: True for a leaf whose inputs or outputs depend on two modalities or more.
+        fused: True for a leaf whose inputs or outputs two modalities or more are wired to.
         kind: "join" or "mix" where modalities meet in this call, else None.
         parametric: the module owns parameters.
         deterministic: two unchanged runs gave the same output.
@@ -57,6 +68,7 @@ class Call:
     shape: tuple[int, ...]
     axes: Axes
     depends_on: frozenset[str]
+    wired_to: frozenset[str]
     parent: tuple[str, int] | None
     leaf: bool
     fused: bool
@@ -68,6 +80,12 @@ class Call:
     conditional: bool = False
     constant: bool = False
     finite: bool = True
+    unknown: frozenset[str] = frozenset()
+    effects: Mapping[str, float] = field(default_factory=dict)
+    takes: frozenset[str] = frozenset()
+    lane: str | None = None
+    stretch: int | None = None
+    weak_below: float = 1e-6
     same_as: tuple[object, ...] = ()
 
     @property
@@ -79,6 +97,19 @@ class Call:
     def id(self) -> str:
         """A name that is unique within a trace, as ``"encoder.conv1#1"`` or ``"encoder.conv1#0[8:16]"``."""
         return f"{self.path or 'model'}#{self.index}" + (f":{self.output}" if self.output else "") + self.slot
+
+    def state(self, modality: str) -> State:
+        """Whether the output depends on a modality.
+
+        "weak": yes, by less than 10^-6 of its size (float32; ten rounding errors of other types), which may be the echo
+        of a mask rather than use; "wired": not now, but it would once all-zero parameters are trained; "unknown": it
+        could not be told, which is never a no.
+        """
+        if modality in self.depends_on:
+            return "weak" if self.effects.get(modality, 1.0) < self.weak_below else "yes"
+        if modality in self.wired_to:
+            return "wired"
+        return "unknown" if modality in self.unknown else "no"
 
     def __repr__(self) -> str:
         seen = "+".join(sorted(self.depends_on)) or "no modality"
@@ -95,6 +126,7 @@ class FusionPoint:
         functional: True if a function (``torch.cat``, ``+``) fuses before ``call``.
         kind: "join" where the modalities come to lie side by side, "mix" where they are combined.
         modalities: the modalities that meet.
+        round: 0 where modalities first meet; n where lanes meet that went on after the n-th exchange.
         mixed_by: for a join, the first later call that mixes them, if any.
     """
 
@@ -103,6 +135,7 @@ class FusionPoint:
     functional: bool
     kind: Kind
     modalities: frozenset[str]
+    round: int = 0
     mixed_by: Call | None = None
 
     def __str__(self) -> str:
@@ -110,12 +143,16 @@ class FusionPoint:
         verb = {"join": "joined", "mix": "mixed"}[self.kind]
         where = f"in {self.parent or 'the model'}"
         if self.functional:
-            before = f"before {self.call.id} ({self.call.module})" if self.call else "before its output"
-            text = f"{names} {verb}: functional, {where}, {before}"
+            text = f"{names} {verb}: functional, {where}, before {_told(self.call) if self.call else 'its output'}"
         else:
-            text = f"{names} {verb} by {self.call.id} ({self.call.module})" if self.call else f"{names} {verb} {where}"
-        if self.mixed_by is not None and self.mixed_by is not self.call:
-            text += f"; mixed by {self.mixed_by.id} ({self.mixed_by.module})"
-        elif self.mixed_by is not None and self.functional:
+            text = f"{names} {verb} by {_told(self.call)}" if self.call else f"{names} {verb} {where}"
+        same = self.mixed_by is not None and self.call is not None and self.mixed_by.key == self.call.key
+        if self.mixed_by is not None and not same:
+            text += f"; mixed by {_told(self.mixed_by)}"
+        elif same and self.functional:
             text += ", which mixes them"
         return text
+
+
+def _told(call: Call) -> str:
+    return f"{call.path or 'model'}#{call.index} ({call.module})"

@@ -56,21 +56,20 @@ class Tap:
 def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     """Choose taps for every modality.
 
-    The largest calls that see one modality only; one that holds 60 % or more of the stream's calls with parameters is
-    opened, unless the others already show three resolutions; a norm, activation or dropout is measured in place of the
-    call before it; above twelve, the last per resolution, else evenly spaced.
+    The largest calls of its lane, outside the containers in which lanes meet; one that holds 60 % or more of the lane's
+    calls with parameters is opened, unless the others already show three resolutions; a norm, activation or dropout is
+    measured in place of the call before it; above twelve, the last per resolution, else evenly spaced.
     """
     children: dict[tuple[str, int] | None, list[Call]] = {}
     for call in trace.calls:
         children.setdefault(call.parent, []).append(call)
     found = {}
     for modality in trace.modalities:
-        chosen = _largest(modality, children, None)
-        parametric = [c for c in trace.streams[modality] if c.parametric]
-        chosen = _open(chosen, modality, children, max(len(parametric), 1))
-        chosen = _fold(chosen)
+        parametric = [c for stretch in trace.lanes[modality] for c in stretch if c.parametric]
+        lane = _Lane(modality, children, max(len(parametric), 1))
+        chosen = _fold(lane.opened(lane.largest(None)))
         chosen = [c for c in chosen if usable(c) and c.same_as != trace.prediction]
-        chosen = _thin(list({c.same_as: c for c in chosen}.values()))
+        chosen = _thin(_without_pooled(list({c.same_as: c for c in chosen}.values())))
         order = {c.id: i for i, c in enumerate(trace.calls)}
         found[modality] = [
             Tap(modality, level, _depth(call, parametric, children, order), call) for level, call in enumerate(chosen)
@@ -83,49 +82,62 @@ def usable(call: Call) -> bool:
     return call.floating and not call.constant and not call.batch_coupled and call.axes.sample is not None
 
 
-def _pure(call: Call, modality: str) -> bool:
-    return call.depends_on == {modality} and call.floating
+@dataclass(frozen=True)
+class _Lane:
+    """The calls of one modality's lane, as a tree; ``total`` of its leaves have parameters."""
 
+    modality: str
+    children: Mapping[tuple[str, int] | None, Sequence[Call]]
+    total: int
 
-def _largest(modality: str, children: Mapping, parent: tuple[str, int] | None) -> list[Call]:
-    """The outermost calls that see this modality only, in order."""
-    chosen: list[Call] = []
-    done: set[tuple[str, int]] = set()
-    for call in children.get(parent, []):
-        if call.key in done:
-            continue
-        if _pure(call, modality) and call.parent is not None:
-            done.add(call.key)
-            chosen.append(call)
-        elif not any(_pure(c, modality) for c in children.get(parent, []) if c.key == call.key) or call.parent is None:
-            done.add(call.key)
-            chosen += _largest(modality, children, call.key)
-    return chosen
+    def pure(self, call: Call) -> bool:
+        return call.lane == self.modality and call.floating
 
+    def largest(self, parent: tuple[str, int] | None) -> list[Call]:
+        """The outermost calls that belong to the lane, in order.
 
-def _open(chosen: list[Call], modality: str, children: Mapping, total: int) -> list[Call]:
-    while True:
+        A container in which lanes meet is not looked into (queries and keys would leak out of it), unless it holds most
+        of this lane.
+        """
+        chosen: list[Call] = []
+        done: set[tuple[str, int]] = set()
+        inner = self.children.get(parent, ())
+        for call in inner:
+            if call.key in done:
+                continue
+            if self.pure(call) and call.parent is not None:
+                done.add(call.key)
+                chosen.append(call)
+            elif call.parent is None or not any(self.pure(c) for c in inner if c.key == call.key):
+                done.add(call.key)
+                if call.parent is None or len(call.takes) < 2 or self.weight(call) >= OPEN_SHARE * self.total:
+                    chosen += self.largest(call.key)
+        return chosen
+
+    def opened(self, chosen: list[Call]) -> list[Call]:
+        """Replace a call that holds most of the lane by what runs inside it."""
         for number, call in enumerate(chosen):
-            inner = _largest(modality, children, call.key)
+            inner = self.largest(call.key)
             others = chosen[:number] + chosen[number + 1 :]
-            resolutions = {_resolution(c) for c in others if _weight(c, modality, children)}
-            heavy = _weight(call, modality, children) >= OPEN_SHARE * total
-            if len(inner) > 1 and heavy and len(resolutions) < 3:
-                chosen = chosen[:number] + inner + chosen[number + 1 :]
-                break
-            if len(inner) == 1 and heavy and _weight(inner[0], modality, children) > 1:
-                chosen = chosen[:number] + inner + chosen[number + 1 :]
-                break
-        else:
-            return chosen
+            resolutions = {_resolution(c) for c in others if self.weight(c)}
+            heavy = self.weight(call) >= OPEN_SHARE * self.total
+            several = len(inner) > 1 and len(resolutions) < 3
+            if heavy and (several or (len(inner) == 1 and self.weight(inner[0]) > 1)):
+                return self.opened(chosen[:number] + inner + chosen[number + 1 :])
+        return chosen
+
+    def weight(self, call: Call) -> int:
+        """How many leaf calls with parameters run inside, in this lane."""
+        if call.leaf:
+            return int(call.parametric)
+        inside = [c for c in self.children.get(call.key, ()) if not c.leaf or c.lane == self.modality]
+        return sum(self.weight(c) for c in {c.key: c for c in inside}.values())
 
 
-def _weight(call: Call, modality: str, children: Mapping) -> int:
-    """How many leaf calls with parameters run inside, in this modality's stream."""
-    if call.leaf:
-        return int(call.parametric)
-    inside = [c for c in children.get(call.key, []) if not c.leaf or c.depends_on == {modality}]
-    return sum(_weight(c, modality, children) for c in {c.key: c for c in inside}.values())
+def _without_pooled(chosen: list[Call]) -> list[Call]:
+    """Leave out vectors that maps or sequences follow: side branches that pool for another purpose."""
+    last = max((i for i, c in enumerate(chosen) if c.axes.location), default=0)
+    return [c for i, c in enumerate(chosen) if i >= last or c.axes.location]
 
 
 def _fold(chosen: list[Call]) -> list[Call]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,24 @@ class Recording:
 
     calls: dict[CallKey, Record] = field(default_factory=dict)
 
+    def deepen(self, other: Recording, keys: Collection[CallKey]) -> None:
+        """Take the fingerprints of some calls from another recording of the same run."""
+        for key in keys:
+            if key in self.calls and key in other.calls:
+                self.calls[key].inputs = other.calls[key].inputs
+                self.calls[key].outputs = other.calls[key].outputs
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensors to disturb: at some places of what a call takes or gives, by choice only some indices of an axis."""
+
+    key: CallKey
+    side: str
+    places: frozenset[str]
+    axis: int = 0
+    index: tuple[int, ...] | None = None
+
 
 def module_paths(model: nn.Module) -> dict[str, nn.Module]:
     """Every module that can be hooked, once, by a clean path; scripted modules are opaque, wrappers are left out."""
@@ -61,13 +80,27 @@ def module_paths(model: nn.Module) -> dict[str, nn.Module]:
 class Recorder:
     """Context manager that hooks every module of a model and fills a :class:`Recording` per forward.
 
-    ``edit`` maps calls to a function of their output, whose result the model goes on with (used to restart a trace from
-    the output of a call).
+    Args:
+        model: the model.
+        disturb: tensors that the model goes on with in a disturbed form (to restart a trace from there).
+        gently: only exchange samples there, and leave the scale of the values.
+        full: calls whose large tensors are hashed along every axis.
+        only: calls to take fingerprints of; None = all.
+        size: how many samples the batch has.
     """
 
-    def __init__(self, model: nn.Module, edit: dict[CallKey, Callable[[Any], Any]] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        disturb: Source | None = None,
+        gently: bool = False,
+        full: Collection[CallKey] = (),
+        only: Collection[CallKey] | None = None,
+        size: int = 0,
+    ) -> None:
         self.paths = module_paths(model)
-        self.edit = edit or {}
+        self.source, self.gently, self.full, self.only, self.size = disturb, gently, full, only, size
         self.recording = Recording()
         self._stack: list[Record] = []
         self._counts: dict[str, int] = {}
@@ -76,9 +109,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
             for path, module in self.paths.items():
-                before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                before = module.register_forward_pre_hook(functools.partial(self._enter, path), with_kwargs=True)
                 stack.callback(before.remove)
-                after = module.register_forward_hook(self._after(), with_kwargs=True, always_call=True)
+                after = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
                 stack.callback(after.remove)
             self._exit = stack.pop_all()
         return self
@@ -89,13 +122,13 @@ class Recorder:
         Where it is not one call of the whole model (a function that calls its methods), a record of the function stands
         for the model, with the calls it made inside.
         """
-        before = self._prints(inputs)
+        before = self._prints(inputs, ("", 0))
         returned = call()
         calls = self.recording.calls
         outermost = [record for record in calls.values() if record.parent is None]
         if len(outermost) != 1 or outermost[0].key != ("", 0):
             key = ("(call)" if ("", 0) in calls else "", 0)
-            root = Record(key, model, None, before, self._prints(returned), len(outermost))
+            root = Record(key, model, None, before, self._prints(returned, ("", 0)), len(outermost))
             for record in outermost:
                 record.parent = key
             self.recording.calls = {key: root, **calls}
@@ -105,60 +138,72 @@ class Recorder:
         self._exit.close()
         self._cache.clear()
 
-    def _before(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            index = self._counts.get(path, 0)
-            self._counts[path] = index + 1
-            parent = self._stack[-1] if self._stack else None
-            if parent is not None:
-                parent.children += 1
-            inputs = self._prints({**dict(enumerate(args)), **kwargs})
-            record = Record((path, index), module, parent.key if parent else None, inputs)
-            self._stack.append(record)
-            self.recording.calls[record.key] = record
+    def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        index = self._counts.get(path, 0)
+        self._counts[path] = index + 1
+        parent = self._stack[-1] if self._stack else None
+        if parent is not None:
+            parent.children += 1
+        given = {**dict(enumerate(args)), **kwargs}
+        key = (path, index)
+        if self.source is not None and self.source.key == key and self.source.side == "inputs":
+            for place, tensor in tensors(given):
+                if place in self.source.places:
+                    tensor.copy_(disturbed(tensor, self.source, self.gently))
+        record = Record(key, module, parent.key if parent else None, self._prints(given, key))
+        self._stack.append(record)
+        self.recording.calls[record.key] = record
 
-        return hook
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        while self._stack:
+            record = self._stack.pop()
+            if record.module is module:
+                break
+            record.failed = True
+        else:
+            return None
+        if output is None:
+            record.failed = True
+            return None
+        changed = None
+        if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
+            changed = self._replaced(output, self.source)
+        record.outputs = self._prints(output if changed is None else changed, record.key)
+        return changed
 
-    def _after(self) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            while self._stack:
-                record = self._stack.pop()
-                if record.module is module:
-                    break
-                record.failed = True
-            else:
-                return None
-            if output is None:
-                record.failed = True
-                return None
-            record.outputs = self._prints(output)
-            change = self.edit.get(record.key)
-            return change(output) if change is not None else None
+    def _replaced(self, output: Any, source: Source) -> Any:
+        names = {id(tensor): place for place, tensor in tensors(output)}
+        return map_tensors(
+            lambda t: disturbed(t, source, self.gently) if names.get(id(t)) in source.places else t, output
+        )
 
-        return hook
+    def _prints(self, nest: Any, key: CallKey) -> Prints:
+        if self.only is not None and key not in self.only:
+            return {}
+        full = key in self.full
+        return {path: self._print(tensor, full) for path, tensor in tensors(nest)}
 
-    def _prints(self, nest: Any) -> Prints:
-        return {path: self._print(tensor) for path, tensor in tensors(nest)}
-
-    def _print(self, tensor: Tensor) -> Fingerprint:
+    def _print(self, tensor: Tensor, full: bool) -> Fingerprint:
         if tensor.is_inference():
-            return fingerprint(tensor)
+            return fingerprint(tensor, full, self.size)
         known = self._cache.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == tensor._version:
+        fresh = known is not None and known[0]() is tensor and known[1] == tensor._version
+        if known is not None and fresh and (known[2].full or not full):
             return known[2]
-        print_ = fingerprint(tensor)
+        print_ = fingerprint(tensor, full, self.size)
         self._cache[id(tensor)] = (weakref.ref(tensor), tensor._version, print_)
         return print_
 
 
-def disturbed(output: Any, places: set[str], stretch: bool = True) -> Any:
-    """Return ``output`` with its floating tensors at ``places`` moved by one row and, by choice, stretched a little."""
-    names = {id(tensor): place for place, tensor in tensors(output)}
-
-    def change(tensor: Tensor) -> Tensor:
-        if names.get(id(tensor)) not in places or not tensor.is_floating_point():
-            return tensor
-        moved = tensor.roll(1, 0) if tensor.ndim else tensor
-        return moved * 1.25 + 0.5 if stretch else moved
-
-    return map_tensors(change, output)
+def disturbed(tensor: Tensor, source: Source, gently: bool) -> Tensor:
+    """Return a tensor moved by one sample and, unless ``gently``, stretched, with seeded noise; other indices stay."""
+    if not tensor.ndim:
+        return tensor if not tensor.is_floating_point() else tensor * 1.25 + 0.5
+    axis = min(source.axis, tensor.ndim - 1)
+    chosen = torch.arange(tensor.shape[axis]) if source.index is None else torch.tensor(source.index)
+    chosen = chosen.to(tensor.device)
+    moved = tensor.index_select(axis, chosen).roll(1, axis)
+    if tensor.is_floating_point() and not gently:
+        noise = torch.randn(moved.shape, generator=torch.Generator().manual_seed(0))
+        moved = moved * 1.25 + 0.5 * noise.to(moved)
+    return tensor.index_copy(axis, chosen, moved)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from fusionscope.tracing._fingerprint import Fingerprint
 from fusionscope.tracing._record import CallKey, Recording
+
+Side = Literal["inputs", "outputs"]
+Runs = Mapping[str, Sequence[Recording]]
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: 
                 best = (missing, axis), Rows(axis, k, pattern)
     if best is not None:
         return best[1]
-    if not any(mask.any() for mask in changed):
-        axis = next((a for a, n in enumerate(base.shape) if n and n % size == 0), None)
-        k = 1 if axis is None else base.shape[axis] // size
-        return Rows(axis, k, "unmoved")
-    return Rows(None, 1, "coupled")
+    return first_axis(base, size) if not any(mask.any() for mask in changed) else Rows(None, 1, "coupled")
+
+
+def first_axis(base: Fingerprint, size: int) -> Rows:
+    """The first axis that can hold ``size`` samples, where nothing was seen to move along any."""
+    axis = next((a for a, n in enumerate(base.shape) if n and n % size == 0), None)
+    return Rows(axis, 1 if axis is None else base.shape[axis] // size, "unmoved")
 
 
 @dataclass(frozen=True)
@@ -70,70 +77,140 @@ class Entry:
     """The rows of one tensor that depend on the same modalities.
 
     ``positions`` are the rows of each sample it takes (None = all of them); ``joined`` is the axis on which its
-    modalities still lie side by side, or None.
+    modalities still lie side by side, or None; ``wired_to`` counts what all-zero parameters hide.
     """
 
     place: str
     print: Fingerprint
     rows: Rows
     depends_on: frozenset[str]
+    wired_to: frozenset[str]
     positions: tuple[int, ...] | None
     joined: int | None
     conditional: bool
+    unknown: frozenset[str] = frozenset()
+    effects: Mapping[str, float] = field(default_factory=dict)
 
 
-Runs = Mapping[str, Sequence[Recording]]
+@dataclass
+class World:
+    """An unchanged run and, for each modality, the runs in which it was changed."""
+
+    base: Recording
+    runs: Runs
+
+
+@dataclass
+class _Moved:
+    """How one tensor moved in the runs of one world."""
+
+    sets: list[set[str]]
+    masks: dict[str, list[np.ndarray] | None]
+    slots: list[dict[str, list[np.ndarray] | None]]
+    conditional: bool = False
+
+
+def _moved(key: CallKey, side: Side, place: str, rows: Rows, world: World) -> _Moved | None:
+    record = world.base.calls.get(key)
+    base = getattr(record, side).get(place) if record else None
+    if base is None:
+        return None
+    length = base.shape[rows.axis] if rows.axis is not None else 1
+    positions = rows.positions(length)
+    moved = _Moved([set() for _ in positions], {}, [{} for _ in positions])
+    for modality, recordings in world.runs.items():
+        for recording in recordings:
+            record = recording.calls.get(key)
+            print_ = getattr(record, side).get(place) if record else None
+            changed = None if print_ is None else base.changed(print_)
+            if changed is None:
+                moved.conditional |= print_ is None
+                moved.masks[modality] = None
+                for one in moved.sets:
+                    one.add(modality)
+                continue
+            if rows.axis is None or rows.axis >= len(changed):
+                if any(mask.any() for mask in changed):
+                    for one in moved.sets:
+                        one.add(modality)
+            else:
+                for one, index in zip(moved.sets, positions, strict=True):
+                    if changed[rows.axis][index].any():
+                        one.add(modality)
+            moved.masks[modality] = _either(moved.masks.get(modality, []), changed)
+            for position, slot in enumerate(moved.slots if rows.axis == 0 and len(positions) > 1 else ()):
+                slot[modality] = _either(slot.get(modality, []), base.changed_slot(print_, rows.pattern, position))
+    return moved
 
 
 def entries(
-    key: CallKey, prints: Mapping[str, Fingerprint], side: str, single: Recording, runs: Runs, sample: int, size: int
+    key: CallKey, side: Side, base: Recording, rows: Mapping[str, Rows], plain: World, wired: World | None = None
 ) -> list[Entry]:
-    """Split the tensors on one ``side`` ("inputs" or "outputs") of a call into entries."""
+    """Split the tensors on one ``side`` of a call of ``base`` into entries; ``rows`` says where their samples are."""
     found: list[Entry] = []
-    for place, base in prints.items():
-        other = single.calls.get(key)
-        rows = find_rows(base, getattr(other, side).get(place) if other else None, sample, size)
-        length = base.shape[rows.axis] if rows.axis is not None else 1
-        positions = rows.positions(length)
-        sets: list[set[str]] = [set() for _ in positions]
-        masks: dict[str, list[np.ndarray] | None] = {}
-        conditional = False
-        for modality, recordings in runs.items():
-            for recording in recordings:
-                record = recording.calls.get(key)
-                print_ = getattr(record, side).get(place) if record else None
-                changed = None if print_ is None else base.changed(print_)
-                if changed is None:
-                    conditional |= print_ is None
-                    masks[modality] = None
-                    for one in sets:
-                        one.add(modality)
-                    continue
-                if rows.axis is None:
-                    if any(mask.any() for mask in changed):
-                        sets[0].add(modality)
-                else:
-                    for one, index in zip(sets, positions, strict=True):
-                        if changed[rows.axis][index].any():
-                            one.add(modality)
-                so_far = masks.get(modality, [np.zeros(len(mask), bool) for mask in changed])
-                masks[modality] = None if so_far is None else [a | b for a, b in zip(so_far, changed, strict=True)]
-        groups: dict[frozenset[str], list[int]] = {}
-        for position, one in enumerate(sets):
-            groups.setdefault(frozenset(one), []).append(position)
-        for depends_on, members in groups.items():
-            joined = _joined_axis(masks, rows, depends_on) if len(depends_on) > 1 else None
+    for place, print_ in getattr(base.calls[key], side).items():
+        where = rows[place]
+        moved = _moved(key, side, place, where, plain)
+        if moved is None:
+            continue
+        other = _moved(key, side, place, where, wired) if wired is not None else None
+        if other is None or len(other.sets) != len(moved.sets):
+            other = moved
+        groups: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
+        for position, (one, two) in enumerate(zip(moved.sets, other.sets, strict=True)):
+            groups.setdefault((frozenset(one), frozenset(one | two)), []).append(position)
+        for (depends_on, wired_to), members in groups.items():
+            joined = None
+            if len(wired_to) > 1:
+                pairs = [(moved.slots[j], other.slots[j]) for j in members] if moved.slots[0] else []
+                pairs = pairs or [(moved.masks, other.masks)]
+                masks = [{m: _either(one.get(m, []), two.get(m, [])) for m in wired_to} for one, two in pairs]
+                axes = {_joined_axis(each, where, wired_to) for each in masks}
+                joined = axes.pop() if len(axes) == 1 else None
             split = tuple(members) if len(groups) > 1 else None
-            found.append(Entry(place, base, rows, depends_on, split, joined, conditional))
+            found.append(
+                Entry(place, print_, where, depends_on, wired_to, split, joined, moved.conditional | other.conditional)
+            )
     return found
 
 
-def _joined_axis(masks: Mapping[str, list[np.ndarray] | None], rows: Rows, depends_on: frozenset[str]) -> int | None:
-    """The axis on which every index belongs to one modality at most, if there is one."""
-    chosen = [masks[modality] for modality in depends_on]
-    if any(mask is None for mask in chosen):
+def effects(key: CallKey, side: Side, entry: Entry, world: World) -> dict[str, float]:
+    """The relative effect of changing each modality on the rows of ``entry``; NaN where it was not measured."""
+    index = entry_index(entry)
+    index = index if entry.rows.axis == 0 else None
+    sizes: dict[str, float] = {}
+    for modality, recordings in world.runs.items():
+        found = []
+        for recording in recordings:
+            record = recording.calls.get(key)
+            other = getattr(record, side).get(entry.place) if record else None
+            found.append(entry.print.effect(other, index) if other is not None else math.nan)
+        sizes[modality] = max((x for x in found if not math.isnan(x)), default=math.nan)
+    return sizes
+
+
+def entry_index(entry: Entry) -> np.ndarray | None:
+    """The indices along the sample axis that belong to the entry; None stands for all."""
+    if entry.positions is None or entry.rows.axis is None:
         return None
-    axes = len(chosen[0] or ())
+    places = entry.rows.positions(entry.print.shape[entry.rows.axis])
+    return np.sort(np.concatenate([places[p] for p in entry.positions]))
+
+
+def _either(one: list[np.ndarray] | None, two: list[np.ndarray] | None) -> list[np.ndarray] | None:
+    if one is None or two is None:
+        return None
+    if not one or not two:
+        return one or two
+    return [a | b for a, b in zip(one, two, strict=False)]
+
+
+def _joined_axis(masks: Mapping[str, list[np.ndarray] | None], rows: Rows, names: frozenset[str]) -> int | None:
+    """The axis on which every index belongs to one modality at most, if there is one."""
+    chosen = [masks[modality] for modality in names]
+    if any(not mask for mask in chosen):
+        return None
+    axes = min(len(mask or ()) for mask in chosen)
     for axis in range(axes):
         if axis == rows.axis:
             continue

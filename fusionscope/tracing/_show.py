@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fusionscope.tracing._call import Call, FusionPoint
@@ -21,17 +22,25 @@ def tree(trace: Trace) -> str:
         f"({trace.forwards} forwards of {trace.batch_size} samples, {trace.seconds:.1f} s)"
     ]
     for modality in trace.modalities:
-        stream = trace.streams[modality]
-        lines.append(f"{modality}  ({len(stream)} calls)")
+        count = sum(map(len, trace.lanes[modality]))
+        lines.append(f"{modality}  ({count} calls)")
         shown = _lane(trace, modality)
-        cut = len(shown) > LONGEST
-        for depth, call in shown[: LONGEST - 1] if cut else shown:
+        kept = _shortened(shown, {tap.id for tap in trace.taps[modality]})
+        stretch = 0
+        for depth, call in kept:
+            if call is None:
+                lines.append(f"  ... {depth} more calls")
+                continue
+            if call.stretch and call.stretch > stretch:
+                stretch = call.stretch
+                lines.append(f"  -- after exchange {stretch} --")
             mark = f"  <- level {taps[call.id].level}" if call.id in taps else ""
+            hidden = call.wired_to - call.depends_on
+            mark += f"  (wired to {', '.join(sorted(hidden))}, inactive)" if hidden else ""
             lines.append(f"  {'  ' * depth}{_name(call)} {call.module} {_shape(call)}{mark}")
-        if cut:
-            lines.append(f"  ... and {len(shown) - LONGEST + 1} more calls")
     lines.append("fused")
-    lines += [f"  {point}" for point in trace.fusion_points] or ["  nowhere: no call depends on two modalities"]
+    points = [f"  {f'after exchange {p.round}: ' if p.round else ''}{p}" for p in trace.fusion_points]
+    lines += points or ["  nowhere: no call depends on two modalities"]
     if trace.unused:
         names = ", ".join(trace.unused[:5]) + (f" and {len(trace.unused) - 5} more" if len(trace.unused) > 5 else "")
         lines.append(f"never called, though it has parameters: {names}")
@@ -44,12 +53,34 @@ def _lane(trace: Trace, modality: str) -> list[tuple[int, Call]]:
     depths: dict[tuple[str, int], int] = {}
     shown = []
     for call in trace.calls:
-        if call.depends_on != {modality} or call.parent is None:
+        if call.lane != modality or call.parent is None:
             continue
         depth = depths[call.parent] + 1 if call.parent in depths else 0
         depths[call.key] = depth
         shown.append((depth, call))
     return shown
+
+
+def _shortened(shown: list[tuple[int, Call]], taps: set[str]) -> list[tuple[int, Call | None]]:
+    """A long lane without what runs inside its taps; one still long, with taps and containers only; counts the rest."""
+    if len(shown) <= LONGEST:
+        return list(shown)
+    kept: list[tuple[int, Call | None]] = []
+    within: int | None = None
+    left = 0
+    for depth, call in shown:
+        if within is not None and depth <= within:
+            within = None
+        if within is None and (call.id in taps or not call.leaf or len(shown) <= 2 * LONGEST):
+            if left:
+                kept.append((left, None))
+                left = 0
+            kept.append((depth, call))
+        else:
+            left += 1
+        if within is None and call.id in taps:
+            within = depth
+    return [*kept, (left, None)] if left else kept
 
 
 def _name(call: Call) -> str:
@@ -92,6 +123,12 @@ def _call(call: Call, first: dict[tuple[str, int], str], tapped: set[str]) -> di
         "parent": first.get(call.parent) if call.parent is not None else None,
         "leaf": call.leaf,
         "depends_on": sorted(call.depends_on),
+        "wired_to": sorted(call.wired_to),
+        "unknown": sorted(call.unknown),
+        "effects": {m: float(f"{x:.3g}") for m, x in sorted(call.effects.items()) if math.isfinite(x)},
+        "states": {m: call.state(m) for m in sorted(call.wired_to | call.unknown)},
+        "lane": call.lane,
+        "stretch": call.stretch,
         "fused": call.fused,
         "kind": call.kind,
         "deterministic": call.deterministic,
@@ -108,5 +145,7 @@ def _point(point: FusionPoint) -> dict[str, Any]:
         "functional": point.functional,
         "kind": point.kind,
         "modalities": sorted(point.modalities),
+        "round": point.round,
+        "mixed_by": point.mixed_by.id if point.mixed_by else None,
         "text": str(point),
     }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fusionscope.errors import ModelError
 
 _CONTAINERS = (list, dict, set, deque)
+PROBED = 1 << 16
 _OWN = frozenset(vars(nn.Module()))
 
 
@@ -24,9 +25,14 @@ class ModelState:
 
     Flags (bools, strings) and attributes that a forward adds are left alone: libraries install things lazily behind
     them, and rolling only the flag back would install them twice.
+
+    Args:
+        model: the model.
+        known: an earlier snapshot, to which the model was just put back: its copies of the values are shared.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, known: ModelState | None = None) -> None:
+        shared = known.values if known is not None else {}
         self.modules = [(name, module) for name, module in model.named_modules()]
         self.values: dict[int, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
         self.registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -41,7 +47,8 @@ class ModelState:
                             "model on one batch first"
                         )
                     if tensor is not None and id(tensor) not in self.values:
-                        self.values[id(tensor)] = (tensor, tensor.detach().clone(), tensor.requires_grad, tensor.grad)
+                        kept = shared[id(tensor)][1] if id(tensor) in shared else tensor.detach().clone()
+                        self.values[id(tensor)] = (tensor, kept, tensor.requires_grad, tensor.grad)
                 if not isinstance(module, torch.jit.ScriptModule):
                     self.registered.append((store, dict(store)))
             if isinstance(module, torch.jit.ScriptModule):
@@ -55,17 +62,22 @@ class ModelState:
         self.rng = rng_state()
 
     @torch.no_grad()
-    def restore(self, *, rng: bool = True) -> list[str]:
-        """Put everything back, by choice without the random generators; return the names of what had changed."""
+    def restore(self, *, rng: bool = True, quick: bool = False) -> list[str]:
+        """Put everything back, by choice without the random generators; return the names of what had changed.
+
+        ``quick`` looks at a part of the values of large tensors only: enough between two forwards of a model whose
+        parameters a forward was seen not to change.
+        """
         changed: list[str] = []
         for store, before in self.registered:
             if any(store.get(key) is not value for key, value in before.items()):
                 changed += [key for key, value in before.items() if store.get(key) is not value]
                 store.update(before)
         for tensor, value, requires_grad, grad in self.values.values():
-            if not _same(tensor, value):
-                tensor.data = value.clone() if tensor.shape != value.shape else tensor.data
-                tensor.copy_(value)
+            if not (_seems_same if quick else _same)(tensor, value):
+                if tensor.shape != value.shape:
+                    tensor.data = value.clone()
+                tensor.data.copy_(value)  # unlike tensor.copy_, leaves a graph that holds the tensor valid
                 changed.append(self._name_of(tensor))
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -177,6 +189,14 @@ def _equal(a: Any, b: Any) -> bool:
         return type(a).__eq__ is object.__eq__ or bool(a == b)
     except Exception:
         return True
+
+
+def _seems_same(a: Tensor, b: Tensor) -> bool:
+    """:func:`_same`, or for a large tensor: some 4,000 of its values are the same."""
+    if a.numel() < PROBED or a.shape != b.shape or not (a.is_contiguous() and b.is_contiguous()):
+        return _same(a, b)
+    step = a.numel() // 4096 | 1
+    return _same(a.view(-1)[::step], b.view(-1)[::step])
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

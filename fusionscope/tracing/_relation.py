@@ -1,0 +1,132 @@
+"""What every tensor of a run depends on: on modalities, or on the lanes that a restart changed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from fusionscope.tracing._record import CallKey, Recording
+from fusionscope.tracing._rows import Entry, Rows, Side, World, effects, entries, find_rows, first_axis
+
+NOISE = 10.0
+NONE: frozenset[str] = frozenset()
+
+
+@dataclass
+class Base:
+    """The unchanged runs: where the samples lie in every tensor, and which tensors repeat."""
+
+    run: Recording
+    repeat: Recording
+    single: Recording
+    sample: int
+    size: int
+    _rows: dict[tuple[CallKey, Side], dict[str, Rows]] = field(default_factory=dict)
+
+    def unsteady(self, key: CallKey, side: Side) -> set[str]:
+        """The places of tensors that two unchanged runs gave different values."""
+        again = self.repeat.calls.get(key)
+        mine = getattr(self.run.calls[key], side)
+        theirs = getattr(again, side) if again is not None else {}
+        return {place for place, print_ in mine.items() if place not in theirs or theirs[place].key != print_.key}
+
+    def rows(self, key: CallKey, side: Side) -> dict[str, Rows]:
+        """Where the samples are, by the place of a tensor."""
+        if (key, side) not in self._rows:
+            other = self.single.calls.get(key)
+            unsteady = self.unsteady(key, side)
+            found = {}
+            for place, print_ in getattr(self.run.calls[key], side).items():
+                changed = getattr(other, side).get(place) if other else None
+                if place in unsteady:
+                    found[place] = first_axis(print_, self.size)
+                else:
+                    found[place] = find_rows(print_, changed, self.sample, self.size)
+            self._rows[key, side] = found
+        return self._rows[key, side]
+
+    def forget_rows(self) -> None:
+        """Find the rows again, after large tensors were hashed in full."""
+        self._rows.clear()
+
+
+class Relation:
+    """The entries of what every call takes (``inputs``) and gives (``outputs``).
+
+    ``failed`` modalities could not be changed: whether something depends on them is unknown.
+    """
+
+    def __init__(self, base: Base, plain: World, wired: World | None = None, failed: frozenset[str] = NONE) -> None:
+        self.base, self.plain, self.wired, self.failed = base, plain, wired, failed
+        self.inputs: dict[CallKey, list[Entry]] = {}
+        self.outputs: dict[CallKey, list[Entry]] = {}
+        made: dict[tuple[object, ...], Entry] = {}
+        for key in base.run.calls:
+            unsteady = base.unsteady(key, "inputs")
+            self.inputs[key] = [
+                self._traced_back(key, e, made) if e.place in unsteady else e for e in self._entries(key, "inputs")
+            ]
+            unsteady = base.unsteady(key, "outputs")
+            self.outputs[key] = [
+                self._from_inputs(key, e) if e.place in unsteady else e for e in self._entries(key, "outputs")
+            ]
+            for entry in self.outputs[key]:
+                if entry.place in unsteady:
+                    made.setdefault(entry.print.key, entry)
+
+    def fused(self, key: CallKey) -> bool:
+        """A tensor that goes in or comes out depends, in the same rows, on two or more."""
+        return any(len(e.wired_to) > 1 for e in (*self.inputs[key], *self.outputs[key]))
+
+    def unfused(self, key: CallKey) -> bool:
+        """No tensor that goes in depends on two or more."""
+        return all(len(e.wired_to) < 2 for e in self.inputs[key])
+
+    def _entries(self, key: CallKey, side: Side) -> list[Entry]:
+        found = entries(key, side, self.base.run, self.base.rows(key, side), self.plain, self.wired)
+        return [replace(e, unknown=self.failed - e.wired_to) if self.failed - e.wired_to else e for e in found]
+
+    def sizes(self, key: CallKey, side: Side, entry: Entry) -> dict[str, float]:
+        """The relative effects on an entry, of what it depends on; for what all-zero parameters hide, with noise."""
+        found = {m: x for m, x in effects(key, side, entry, self.plain).items() if m in entry.depends_on}
+        if self.wired is not None and entry.wired_to - entry.depends_on:
+            hidden = effects(key, side, entry, self.wired)
+            found |= {m: hidden[m] for m in entry.wired_to - entry.depends_on if m in hidden}
+        return found
+
+    def _from_inputs(self, key: CallKey, entry: Entry) -> Entry:
+        """An output that does not repeat depends on what the call takes."""
+        given = self.inputs[key]
+        if not given:
+            return self._by_noise(key, "outputs", entry)
+        sets = (NONE.union(*(getattr(e, name) for e in given)) for name in ("depends_on", "wired_to", "unknown"))
+        depends_on, wired_to, unknown = sets
+        return replace(
+            entry,
+            depends_on=depends_on,
+            wired_to=wired_to,
+            unknown=unknown - wired_to,
+            joined=None,
+        )
+
+    def _traced_back(self, key: CallKey, entry: Entry, made: dict[tuple[object, ...], Entry]) -> Entry:
+        """An input that does not repeat: what made it is known, or the effects must exceed the noise."""
+        origin = made.get(entry.print.key)
+        if origin is None:
+            return self._by_noise(key, "inputs", entry)
+        return replace(
+            entry,
+            depends_on=origin.depends_on,
+            wired_to=origin.wired_to,
+            unknown=origin.unknown,
+            joined=None,
+        )
+
+    def _by_noise(self, key: CallKey, side: Side, entry: Entry) -> Entry:
+        again = self.base.repeat.calls.get(key)
+        twin = getattr(again, side).get(entry.place) if again else None
+        noise = entry.print.effect(twin) if twin is not None else math.nan
+        sizes = effects(key, side, entry, self.plain)
+        sure = frozenset(m for m, size in sizes.items() if size > NOISE * noise)
+        names = frozenset(self.plain.runs) | self.failed
+        return replace(entry, depends_on=sure, wired_to=sure, unknown=names - sure, joined=None, conditional=False)
