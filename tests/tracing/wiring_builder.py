@@ -177,7 +177,7 @@ class Builder:
             return False
         if kind == "nested":
             name, places = self.part(parts.Nested), (("first",), ("rest", 1))
-            return self.add(steps.Call(name, tuple(both), "", places=places), *both)
+            return self.add(steps.Call(name, tuple(both), places=places, named=self.coin()), *both)
         make = parts.Exchange if kind == "exchange" else lambda: parts.Parallel(self.width)
         step = steps.Call(self.part(make), tuple(both), places=((0,), (1,)), listed=True)
         return self.add(step, *both, narrow=kind == "exchange")
@@ -257,7 +257,7 @@ class Builder:
         return self.add(steps.Split(x, value.layout, len(value.parts), merge), x, flat=info.flat, alias=alias)
 
     def inplace(self) -> bool:
-        kind = self.draw.choice(("sin_", "scale_", "add_", "add_", "column_", "part", "ignored"))
+        kind = self.draw.choice(("sin_", "scale_", "add_", "add_", "data_", "column_", "part", "ignored"))
         x = self.pick(own=True, wide=kind == "column_", apart=kind == "part")
         if x is None:
             return False

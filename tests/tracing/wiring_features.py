@@ -92,7 +92,8 @@ class Features(Builder):
 
     def cache(self) -> bool:
         """What one call leaves on the module, the next one reads: in this forward, not in the next."""
-        return self._stateful(parts.Recall)
+        store = self.draw.choice(("attribute", "list", "dict", "count"))
+        return self._stateful(lambda: parts.Recall(store))
 
     def memo(self) -> bool:
         x = self.pick(plain=True, loss=0)
@@ -225,7 +226,7 @@ class Features(Builder):
     # --------------------------------------------------------------------- helpers
 
     def _call(self, make: object, *args: int, again: float = 0.4) -> steps.Call:
-        return steps.Call(self.part(make, again), args)
+        return steps.Call(self.part(make, again), args, named=len(args) == 2 and self.coin())
 
     def _inside(self, chosen: list[int]) -> Features:
         inner = Features(self.draw, self.program, self.width, self.flags, self.limit - 2)

@@ -155,20 +155,35 @@ def dropout(x: Tensor) -> Tensor:
 
 
 class Recall(nn.Module):
-    """Adds its input of the call before, if there was one."""
+    """Adds its input of the call before, if there was one; or scales by the number of calls so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: str) -> None:
         super().__init__()
+        self.store = store
         self.last: Tensor | None = None
+        self.all: list[Tensor] = []
+        self.known: dict[str, Tensor] = {}
+        self.count = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.sin() if self.last is None else x.sin() + 0.5 * self.last
-        self.last = x.clone()
+        last = {"attribute": self.last, "list": self.all[-1] if self.all else None}.get(self.store, self.known.get("x"))
+        y = x.sin() if last is None else x.sin() + 0.5 * last
+        if self.store == "attribute":
+            self.last = x.clone()
+        elif self.store == "list":
+            self.all.append(x.clone())
+        elif self.store == "dict":
+            self.known["x"] = x.clone()
+        else:
+            y = y * (1 + self.count)
+            self.count += 1
         return y
 
     def infer(self, w: World, x: Sym) -> Sym:
         path = w.path_of(self)
-        last, w.state[path] = w.state.get(path), x
+        last, w.state[path] = w.state.get(path), x if self.store != "count" else w.state.get(path, 0) + 1
+        if self.store == "count":
+            return w.rows("sin" if not last else f"sin times {last}", x)
         return w.rows("sin", x) if last is None else w.rows("recall", x, last)
 
 

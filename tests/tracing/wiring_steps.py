@@ -46,6 +46,7 @@ IN_PLACE = {
     "sin_": lambda x: x.sin_(),
     "scale_": lambda x: x.mul_(0.9),
     "add_": lambda x, y: x.add_(y, alpha=0.5),
+    "data_": lambda x, y: x.data.add_(y, alpha=0.5),
     "column_": lambda x, y: x[:, :1].copy_(y[:, :1]),
 }
 
@@ -74,8 +75,8 @@ class Numbers:
     def inplace_part(self, values: list[Tensor], target: int, other: int, layout: str, k: int) -> None:
         self.split(values[target], layout, k)[0].add_(values[other], alpha=0.5)
 
-    def call(self, module: nn.Module, *args: Any) -> Any:
-        return module(*args, flags=self.flags) if isinstance(module, Program) else module(*args)
+    def call(self, module: nn.Module, *args: Any, **named: Any) -> Any:
+        return module(*args, flags=self.flags) if isinstance(module, Program) else module(*args, **named)
 
     def call_ignored(self, module: nn.Module, values: list[Tensor], target: int) -> None:
         module(values[target])
@@ -143,7 +144,7 @@ class Fn:
 class Call:
     """A call of module ``name`` on the values ``args``, each after a function ``before``; ``then`` follows.
 
-    ``places`` of the output become values; ``listed`` passes the arguments as one list.
+    ``places`` of the output become values; ``listed`` passes the arguments as one list, ``named`` the last as ``y``.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Call:
     joined: str = ""
     places: tuple[tuple[Any, ...], ...] = ((),)
     listed: bool = False
+    named: bool = False
 
     def go(self, w: Any, p: Program, v: list[Any]) -> None:
         args = [v[i] for i in self.args]
@@ -160,7 +162,8 @@ class Call:
             args = [w.fn(self.before, arg) for arg in args]
         if self.joined:
             args = [w.fn(self.joined, *args)]
-        out = w.call(p.get_submodule(self.name), *([args] if self.listed else args))
+        keywords = {"y": args.pop()} if self.named else {}
+        out = w.call(p.get_submodule(self.name), *([args] if self.listed else args), **keywords)
         for place in self.places:
             one = pick(out, place)
             v.append(w.fn(self.then, one) if self.then else one)

@@ -180,7 +180,7 @@ class World:
         except Raised:
             return self.rows("fallback", x)
 
-    def call(self, module: nn.Module, *args: Any) -> Any:
+    def call(self, module: nn.Module, *args: Any, **named: Any) -> Any:
         """Call a module: record it as the tracer would."""
         path = self.path_of(module)
         index = self._counts.get(path, 0)
@@ -188,10 +188,10 @@ class World:
         parent = self._stack[-1] if self._stack else None
         if parent is not None:
             parent.children += 1
-        ran = self.calls[path, index] = Ran((path, index), parent.key if parent else None, leaves(list(args)))
+        ran = self.calls[path, index] = Ran((path, index), parent.key if parent else None, leaves({**dict(enumerate(args)), **named}))
         self._stack.append(ran)
         try:
-            out = self._infer(module, path, *args)
+            out = self._infer(module, path, *args, *named.values())
         finally:
             self._stack.pop()
         ran.outputs = leaves(out)

@@ -10,14 +10,14 @@ with each modality another, and compared call by call.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fusionscope.tracing import Trace
+from fusionscope.tracing import Call, Trace
 from tests.tracing import wiring_steps as steps
 from tests.tracing.wiring_builder import linear
 from tests.tracing.wiring_features import CORE, OTHERS, Features
@@ -26,12 +26,15 @@ from tests.tracing.wiring_world import Key, Ran, Sym, Terms, World
 NAMES = ("a", "b", "c")
 VOCABULARY = 1000
 Pair = tuple[frozenset[str], frozenset[str]]
+Calls = dict[Key, Ran]
+Rows = dict[tuple[Key, str], dict[str, list[bool]]]
 
 
 @dataclass(frozen=True)
 class Expected:
     """What must be found of one call; ``coupled`` None is not compared."""
 
+    key: Key
     depends_on: frozenset[str]
     wired_to: frozenset[str]
     conditional: bool
@@ -61,6 +64,7 @@ class Wiring(steps.Program):
         self.length, self.channels = draw.randint(2, 7), draw.randint(2, 7)
         if draw.random() < 0.3:
             self.width = self.length = self.size
+        self.row = draw.choice((0, 0, draw.randrange(self.size)))
         self.dtype = draw.choice((torch.float32, torch.float32, torch.float64))
         self.kinds = {name: draw.choice(("row", "row", "row", "seq", "ids")) for name in NAMES[: draw.choice((2, 3))]}
         if set(self.kinds.values()) == {"ids"}:
@@ -78,7 +82,7 @@ class Wiring(steps.Program):
         values: list[Tensor] = []
         for name, kind in self.kinds.items():
             first = inputs[name]["ids"] - VOCABULARY // 2 if kind == "ids" else inputs[name]
-            flags[name] = bool(first[0].flatten()[0] > 0)
+            flags[name] = bool(first[self.row].flatten()[0] > 0)
             flags[f"always:{name}"] = bool(first.double().mean() > -2 * VOCABULARY)
             values += [inputs[name]["ids"], inputs[name]["mask"]] if kind == "ids" else [inputs[name]]
         return self._result(steps.Numbers(flags), self.play(steps.Numbers(flags), values))
@@ -89,21 +93,26 @@ class Wiring(steps.Program):
         return self._result(world, self.play(world, values))
 
     def batch(self) -> dict[str, Any]:
-        """A batch; the first entry of the first sample has another sign than that of all others."""
-        draw = torch.Generator().manual_seed(self.seed)
+        """A batch; the first value of one sample has another sign than that of all others."""
+        draw, chance = torch.Generator().manual_seed(self.seed), random.Random(f"batch {self.seed}")
         found: dict[str, Any] = {}
         for name, kind in self.kinds.items():
             shape = {"row": (self.width,), "seq": (self.length, self.channels), "ids": (self.length,)}[kind]
             if kind == "ids":
                 ids = torch.randint(VOCABULARY // 2, (self.size, *shape), generator=draw)
-                ids[0] += VOCABULARY // 2
-                lengths = (torch.arange(self.size) + self.seed) % self.length + 1
+                ids[:, 0] = torch.randperm(VOCABULARY // 2, generator=draw)[: self.size]
+                ids[self.row] += VOCABULARY // 2
+                lengths = torch.tensor([1, self.length, *chance.choices(range(1, self.length + 1), k=self.size - 2)])
+                lengths = lengths[chance.sample(range(self.size), self.size)]
                 found[name] = {"ids": ids, "mask": (torch.arange(self.length) < lengths[:, None]).long()}
                 continue
             x = torch.randn((self.size, *shape), generator=draw, dtype=self.dtype)
             first = x.view(self.size, -1)[:, 0]
             first.copy_(-0.3 - first.abs())
-            first[0].neg_()
+            first[self.row].neg_()
+            others = [i for i in range(self.size) if i != self.row]
+            for i in chance.choice((others[:0], others[:0], others[:0], chance.sample(others, 1), others)):
+                x[i] = x[others[0]]
             found[name] = x
         return found
 
@@ -146,7 +155,7 @@ class Wiring(steps.Program):
         builder.add(steps.Pool(builder.part(lambda: nn.Embedding(VOCABULARY, self.width), 0), ids, mask))
         if self.length > 2 and self.draw.random() < 0.5:
             name = builder.part(lambda: linear(self.length, self.width), 0)
-            builder.add(steps.Cast(name, mask, len(builder.values) - 1))
+            builder.add(steps.Cast(name, mask, len(builder.values) - 1), flat=True)
 
     def _result(self, world: Any, values: list[Any]) -> Any:
         total = world.fn("total", *(values[i] for i in self.totals))
@@ -174,7 +183,7 @@ class Wiring(steps.Program):
         for path, module in self.named_modules():
             paths[id(module)] = path
 
-        def run(noised: bool, **kwargs: Any) -> dict[Key, Ran]:
+        def run(noised: bool, **kwargs: Any) -> Calls:
             world = World(terms, paths, noised=noised, **kwargs)
             world.call(self, self._sources(world))
             return world.calls
@@ -199,7 +208,7 @@ class Wiring(steps.Program):
             for place, name, pair in self._spelled(ran, outputs):
                 one, other = ran.outputs[place], noised[key].outputs[place]
                 told = one.coupled == other.coupled and one.layout != "scalar"
-                calls[name] = Expected(*pair, missing[place], one.coupled if told else None, ran.parent)
+                calls[name] = Expected(key, *pair, missing[place], one.coupled if told else None, ran.parent)
         base = noised if wired else plain
         rows = {
             (key, side): {p: [len(pair[1]) > 1 for pair in sets(key, side, p)] for p in getattr(ran, side)}
@@ -211,35 +220,38 @@ class Wiring(steps.Program):
             for key, ran in base.items()
             if ran.outputs and not ran.children and any(any(r) for s in ("inputs", "outputs") for r in rows[key, s].values())
         ]
-        points = [
-            _first_points(base, rows, fused, lambda edit: run(wired, edit=edit), whole) for whole in (True, False)
+        choices = [
+            _first_points(base, rows, fused, lambda edit: run(wired, edit=edit), whole, given)
+            for whole in (True, False)
+            for given in (base, plain)
         ]
-        return Truth(calls, set(fused), points[0] if points[0] == points[1] else None)
+        return Truth(calls, set(fused), choices[0] if all(choice == choices[0] for choice in choices) else None)
 
     def _spelled(self, ran: Ran, outputs: dict[str, list[Pair]]) -> list[tuple[str, str, Pair]]:
         """The calls of one record: the place that stands for each, its id, its modalities."""
-        groups: dict[tuple[Pair, tuple[int, ...] | None], list[str]] = {}
+        groups: dict[tuple[Pair, tuple[int, ...] | None, bool], list[str]] = {}
         for place, pairs in outputs.items():
             rows: dict[Pair, list[int]] = {}
             for i, pair in enumerate(pairs):
                 rows.setdefault(pair, []).append(i)
             for pair, members in rows.items():
-                groups.setdefault((pair, tuple(members) if len(rows) > 1 else None), []).append(place)
+                coupled = ran.outputs[place].coupled and ran.outputs[place].layout != "scalar"
+                groups.setdefault((pair, tuple(members) if len(rows) > 1 else None, coupled), []).append(place)
         found = []
-        for (pair, members), places in groups.items():
+        for (pair, members, _), places in groups.items():
             syms = {place: ran.outputs[place] for place in places}
             readable = [p for p, s in syms.items() if s.floating and not s.coupled and s.layout != "scalar"]
             main = (readable or places)[0]
             name = f"{ran.key[0] or 'model'}#{ran.key[1]}" + (f":{main}" if main else "")
-            found.append((main, name + _slot(syms[main], members, self.size), pair))
+            slot = _slot(syms[main].layout, len(syms[main].parts), members, self.size)
+            found.append((main, name + slot, pair))
         return found
 
 
-def _slot(sym: Sym, members: tuple[int, ...] | None, size: int) -> str:
+def _slot(layout: str, k: int, members: tuple[int, ...] | None, size: int) -> str:
     if members is None:
         return ""
-    k = len(sym.parts)
-    if sym.layout == "interleaved":
+    if layout == "interleaved":
         return f"[{','.join(map(str, members))}::{k}]"
     text, start = "", members[0]
     for i, j in zip(members, (*members[1:], None), strict=True):
@@ -249,27 +261,31 @@ def _slot(sym: Sym, members: tuple[int, ...] | None, size: int) -> str:
     return text
 
 
-def _moved(base: dict[Key, Ran], other: dict[Key, Ran], key: Key, side: str, place: str, i: int) -> bool:
+def _moved(base: Calls, other: Calls, key: Key, side: str, place: str, i: int) -> bool:
     """Whether row ``i`` of a tensor is another in another world."""
     there = getattr(other[key], side).get(place) if key in other else None
     here = getattr(base[key], side)[place]
     return there is None or len(there.parts) != len(here.parts) or there.parts[i] != here.parts[i]
 
 
-def _first_points(base: Any, rows: Any, fused: list[Key], restart: Any, whole: bool) -> list[Key | None]:
+def _first_points(
+    base: Calls, rows: Rows, fused: list[Key], restart: Callable[..., Calls], whole: bool, seen_in: Calls
+) -> list[Key | None]:
     """The fused calls none of whose inputs follows from the output of an earlier one.
 
-    ``whole``: all rows of a fused output count as fused, not only those of two modalities. Where the two differ, it is
-    a matter of taste.
+    Of calls that take the very same fused tensors the first counts, and one that gives nothing fused counts only where
+    no other takes them. ``whole``: all rows of a fused output count as fused, not only those of two modalities;
+    ``seen_in``: the world in which tensors are the same. Where that makes a difference, it is a matter of taste.
     """
     found: list[Key | None] = []
     after: set[Key] = set()
     seen: set[tuple[object, ...]] = set()
     order = list(base)
-    for key in fused:
+    for key in sorted(fused, key=lambda key: not any(any(many) for many in rows[key, "outputs"].values())):
         if key in after:
             continue
-        given = {(s.layout, *s.parts) for p, s in base[key].inputs.items() if any(rows[key, "inputs"][p])}
+        inputs = seen_in[key].inputs
+        given = {(inputs[p].layout, *inputs[p].parts) for p in inputs if any(rows[key, "inputs"][p])}
         if not given or not given <= seen:
             found.append(key)
         seen |= given
@@ -285,30 +301,47 @@ def _first_points(base: Any, rows: Any, fused: list[Key], restart: Any, whole: b
                 after.add(later)
     root = ("", 0)
     if not found and any(any(many) for many in rows[root, "outputs"].values()):
-        found.append(None)
-    return found
+        return [None]
+    return sorted(found, key=order.index)
 
 
 def faults(wiring: Wiring, found: Trace, wired: bool = True) -> list[str]:
     """Everything in which a trace differs from the truth."""
     truth = wiring.truth(wired)
-    told: list[str] = []
-    calls = {call.id: call for call in found.calls}
-    for name, want in truth.calls.items():
-        call = calls.get(name)
-        if call is None:
-            told.append(f"{name}: is missing, must be {show(want.depends_on)}, wired to {show(want.wired_to)}")
+    told, met = [], set()
+    for call in found.calls:
+        name = _named(call, truth)
+        if name is None:
+            told.append(f"{call.id}: must not be there ({show(call.depends_on)})")
             continue
+        met.add(name)
+        want = truth.calls[name]
         pairs = [("depends_on", want.depends_on), ("conditional", want.conditional), ("parent", want.parent)]
         pairs += [("wired_to", want.wired_to), ("unknown", frozenset())] if wired else []
         pairs += [("batch_coupled", want.coupled)] if want.coupled is not None else []
         told += [f"{name}: {k} is {show(v)}, must be {show(x)}" for k, x in pairs if (v := getattr(call, k)) != x]
-    told += [f"{name}: must not be there ({show(calls[name].depends_on)})" for name in calls if name not in truth.calls]
+    told += [
+        f"{name}: is missing, must be {show(want.depends_on)}, wired to {show(want.wired_to)}"
+        for name, want in truth.calls.items()
+        if name not in met and not any(getattr(call, "stretch", 0) and _alike(call, want) for call in found.calls)
+    ]
     told += [f"{key}: fused or not" for key in truth.fused ^ {call.key for call in found.fused}]
     points = [p.call.key if p.call else None for p in found.fusion_points if getattr(p, "round", 0) == 0]
     if truth.points is not None and truth.points != points:
         told.append(f"fusion points are {points}, must be {truth.points}")
     return told
+
+
+def _named(call: Call, truth: Truth) -> str | None:
+    """The id of a call in the truth, which does not tell apart what one lane or another goes on with after a fusion."""
+    if call.id in truth.calls or not getattr(call, "stretch", 0):
+        return call.id if call.id in truth.calls else None
+    return next((n for n, e in truth.calls.items() if _alike(call, e)), None)
+
+
+def _alike(call: Call, want: Expected) -> bool:
+    same = (call.key, call.depends_on, call.wired_to) == (want.key, want.depends_on, want.wired_to)
+    return same and want.coupled in (None, call.batch_coupled)
 
 
 def show(value: object) -> str:
