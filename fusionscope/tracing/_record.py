@@ -167,15 +167,21 @@ class Recorder:
             return None
         changed = None
         if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
-            changed = self._replaced(output, self.source)
+            changed = self._replaced(output, self.source, {id(t) for _, t in tensors([args, kwargs])})
         record.outputs = self._prints(output if changed is None else changed, record.key)
         return changed
 
-    def _replaced(self, output: Any, source: Source) -> Any:
+    def _replaced(self, output: Any, source: Source, given: Collection[int]) -> Any:
         names = {id(tensor): place for place, tensor in tensors(output)}
-        return map_tensors(
-            lambda t: disturbed(t, source, self.gently) if names.get(id(t)) in source.places else t, output
-        )
+
+        def replace(tensor: Tensor) -> Tensor:
+            if names.get(id(tensor)) not in source.places:
+                return tensor
+            moved = disturbed(tensor, source, self.gently)
+            # A module that works in place: what it was given is its output too.
+            return tensor.copy_(moved) if id(tensor) in given else moved
+
+        return map_tensors(replace, output)
 
     def _prints(self, nest: Any, key: CallKey) -> Prints:
         if self.only is not None and key not in self.only:

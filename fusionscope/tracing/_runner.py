@@ -84,7 +84,7 @@ class Runner:
         for sample in dict.fromkeys((self.size // 2, 0, self.size - 1)):
             self.sample = sample
             run = self._kept(self._one_replaced())
-            reshaped = sum(
+            reshaped = len(base.calls.keys() ^ run.calls.keys()) + sum(
                 place not in other.outputs or other.outputs[place].shape != print_.shape
                 for key, record in base.calls.items()
                 if (other := run.calls.get(key)) is not None
@@ -255,6 +255,12 @@ def _donors(hashes: np.ndarray, step: int, modality: str) -> Tensor:
         wanted = i + step if i + step < size else max(0, size - 2 - (i == size - 2))
         choices = [wanted, *range(size)]
         donors.append(next(j for j in choices if j != i and hashes[j] != hashes[i]))
+    if (np.sort(hashes[donors]) == np.sort(hashes)).all():
+        # Equal samples: the map only moves values about, which a sum over the batch does not see. One sample gets
+        # another donor, or keeps its value where there are two different values only.
+        others = ((i, j) for i in range(size) for j in range(size) if hashes[j] not in (hashes[i], hashes[donors[i]]))
+        i, j = next(others, (0, 0) if step == 1 else (size - 1, size - 1))
+        donors[i] = j
     return torch.tensor(donors)
 
 
