@@ -200,7 +200,7 @@ class Features(Builder):
             block = steps.Block(self.draw.choice((1, 2)), self.coin())
             inner = Features(self.draw, block, self.width, self.flags, 2)
             for i in range(block.count):
-                inner.give(Sym((inner.world.terms.of("argument", i),)))
+                inner.give(Sym((inner.world.terms.source(f"argument {i}"),)))
             for _ in range(2 + self.draw.randrange(3)):
                 while not inner.draw_one(INSIDE_BLOCK):
                     pass

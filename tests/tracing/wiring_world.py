@@ -44,12 +44,25 @@ class Raised(Exception):
     """Stands for the exception that a module raises."""
 
 
-class Terms(dict[tuple[object, ...], int]):
-    """The terms of all worlds of one wiring."""
+class Terms(dict[tuple[str | int, ...], int]):
+    """The terms of all worlds of one wiring; ``live`` are those that an input went into."""
 
-    def of(self, *what: object) -> int:
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: set[int] = set()
+
+    def of(self, op: str, *args: int) -> int:
         """Return the number of this operation on these arguments."""
-        return self.setdefault(what, len(self))
+        term = self.setdefault((op, *args), len(self))
+        if not self.live.isdisjoint(args):
+            self.live.add(term)
+        return term
+
+    def source(self, name: str) -> int:
+        """Return the number of an input."""
+        term = self.of(name)
+        self.live.add(term)
+        return term
 
 
 def leaves(nest: Any, prefix: str = "") -> dict[str, Sym]:
@@ -100,7 +113,8 @@ class World:
 
     def source(self, modality: str, name: str, floating: bool = True) -> Sym:
         """A tensor of a modality, as it comes in."""
-        return Sym((self.terms.of("input", modality, name, self.changed == modality),), floating=floating)
+        changed = "another " if self.changed == modality else ""
+        return Sym((self.terms.source(f"{changed}input {modality}.{name}"),), floating=floating)
 
     def flag(self, name: str) -> bool:
         """The condition ``name``: that of a modality flips whenever the modality changes, the others hold always."""
@@ -120,7 +134,8 @@ class World:
     def batch(self, op: str, x: Sym, layout: str = "plain") -> Sym:
         """A function in which the rows of a plain tensor interact."""
         assert len(x.parts) == 1
-        return Sym((self.terms.of(op, *x.parts),), layout, True)
+        term = self.terms.of(op, *x.parts)
+        return Sym((term,), layout, term in self.terms.live)
 
     def constant(self, op: str, like: Sym) -> Sym:
         """Rows that no input reaches."""
@@ -129,8 +144,9 @@ class World:
     def draw(self, store: str, size: Sym) -> Sym:
         """Random numbers, one for each row of ``size``; they depend on how many were drawn before."""
         before = self.state.get(store, self.terms.of("generator", store))
-        self.state[store] = self.terms.of("drawn", before, len(size.parts))
-        return Sym(tuple(self.terms.of("random", before, i) for i in range(len(size.parts))), size.layout)
+        k = len(size.parts)
+        self.state[store] = self.terms.of(f"drawn {k}", before)
+        return Sym(tuple(self.terms.of(f"random {i}", before) for i in range(k)), size.layout)
 
     def fn(self, op: str, *args: Sym) -> Sym:
         """A function of the program's own code."""

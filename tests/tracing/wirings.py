@@ -309,8 +309,11 @@ def faults(wiring: Wiring, found: Trace, wired: bool = True) -> list[str]:
     """Everything in which a trace differs from the truth."""
     truth = wiring.truth(wired)
     told, met = [], set()
+    laned = {call.key for call in found.calls if getattr(call, "stretch", 0)}
     for call in found.calls:
-        name = _named(call, truth)
+        name = call.id if call.id in truth.calls else None
+        if call.key in laned:  # what one lane or another goes on with is told apart there
+            name = name or next((n for n, e in truth.calls.items() if _alike(call, e)), None)
         if name is None:
             told.append(f"{call.id}: must not be there ({show(call.depends_on)})")
             continue
@@ -323,20 +326,13 @@ def faults(wiring: Wiring, found: Trace, wired: bool = True) -> list[str]:
     told += [
         f"{name}: is missing, must be {show(want.depends_on)}, wired to {show(want.wired_to)}"
         for name, want in truth.calls.items()
-        if name not in met and not any(getattr(call, "stretch", 0) and _alike(call, want) for call in found.calls)
+        if name not in met and not any(call.key in laned and _alike(call, want) for call in found.calls)
     ]
     told += [f"{key}: fused or not" for key in truth.fused ^ {call.key for call in found.fused}]
     points = [p.call.key if p.call else None for p in found.fusion_points if getattr(p, "round", 0) == 0]
     if truth.points is not None and truth.points != points:
         told.append(f"fusion points are {points}, must be {truth.points}")
     return told
-
-
-def _named(call: Call, truth: Truth) -> str | None:
-    """The id of a call in the truth, which does not tell apart what one lane or another goes on with after a fusion."""
-    if call.id in truth.calls or not getattr(call, "stretch", 0):
-        return call.id if call.id in truth.calls else None
-    return next((n for n, e in truth.calls.items() if _alike(call, e)), None)
 
 
 def _alike(call: Call, want: Expected) -> bool:
