@@ -30,6 +30,7 @@ class Record:
     outputs: Prints = field(default_factory=dict)
     children: int = 0
     failed: bool = False
+    versions: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -151,6 +152,8 @@ class Recorder:
                 if place in self.source.places:
                     tensor.copy_(disturbed(tensor, self.source, self.gently))
         record = Record(key, module, parent.key if parent else None, self._prints(given, key))
+        if self.source is not None and self.source.key == key:
+            record.versions = {id(t): t._version for _, t in tensors(given) if not t.is_inference()}
         self._stack.append(record)
         self.recording.calls[record.key] = record
 
@@ -167,11 +170,11 @@ class Recorder:
             return None
         changed = None
         if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
-            changed = self._replaced(output, self.source, {id(t) for _, t in tensors([args, kwargs])})
+            changed = self._replaced(output, self.source, record.versions)
         record.outputs = self._prints(output if changed is None else changed, record.key)
         return changed
 
-    def _replaced(self, output: Any, source: Source, given: Collection[int]) -> Any:
+    def _replaced(self, output: Any, source: Source, given: dict[int, int]) -> Any:
         names = {id(tensor): place for place, tensor in tensors(output)}
 
         def replace(tensor: Tensor) -> Tensor:
@@ -179,7 +182,7 @@ class Recorder:
                 return tensor
             moved = disturbed(tensor, source, self.gently)
             # A module that works in place: what it was given is its output too.
-            return tensor.copy_(moved) if id(tensor) in given else moved
+            return tensor.copy_(moved) if given.get(id(tensor), tensor._version) != tensor._version else moved
 
         return map_tensors(replace, output)
 

@@ -84,12 +84,7 @@ class Runner:
         for sample in dict.fromkeys((self.size // 2, 0, self.size - 1)):
             self.sample = sample
             run = self._kept(self._one_replaced())
-            reshaped = len(base.calls.keys() ^ run.calls.keys()) + sum(
-                place not in other.outputs or other.outputs[place].shape != print_.shape
-                for key, record in base.calls.items()
-                if (other := run.calls.get(key)) is not None
-                for place, print_ in record.outputs.items()
-            )
+            reshaped = len(_shapes(base) ^ _shapes(run))
             if best is None or reshaped < best[0]:
                 best = reshaped, sample, run
             if not reshaped:
@@ -232,6 +227,12 @@ def differing(batch: Batch, most: int) -> Batch:
         firsts[index] += 1
     chosen = np.sort(np.argsort(-firsts, kind="stable")[:most])
     return batch.take(torch.from_numpy(chosen))
+
+
+def _shapes(recording: Recording) -> set[tuple[object, ...]]:
+    """What ran and what it gave, but for the values."""
+    ran = {(key, "") for key in recording.calls}
+    return ran | {(k, place, p.shape) for k, record in recording.calls.items() for place, p in record.outputs.items()}
 
 
 def _row_hashes(nest: Any, size: int) -> np.ndarray:
