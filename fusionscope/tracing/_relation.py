@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from fusionscope.tracing._record import CallKey, Recording
-from fusionscope.tracing._rows import Entry, Rows, Side, World, effects, entries, find_rows, first_axis
+from fusionscope.tracing._rows import Entry, Rows, Side, World, effects, entries, find_among, first_axis
 
 NOISE = 10.0
 NONE: frozenset[str] = frozenset()
@@ -21,6 +21,8 @@ class Base:
     single: Recording
     sample: int
     size: int
+    wired_single: Recording | None = None
+    worlds: tuple[World, ...] = ()
     _rows: dict[tuple[CallKey, Side], dict[str, Rows]] = field(default_factory=dict)
 
     def unsteady(self, key: CallKey, side: Side) -> set[str]:
@@ -41,9 +43,23 @@ class Base:
                 if place in unsteady:
                     found[place] = first_axis(print_, self.size)
                 else:
-                    found[place] = find_rows(print_, changed, self.sample, self.size)
+                    pairs = [(print_, changed)] if changed is not None else []
+                    if self.wired_single is not None:
+                        pairs += self._pairs(self.worlds[-1].base, [self.wired_single], key, side, place)
+                    moved = [p for w in self.worlds for r in w.runs.values() for p in self._pairs(w.base, r, key, side, place)]
+                    found[place] = find_among(print_, pairs, self.sample, self.size, moved)
             self._rows[key, side] = found
         return self._rows[key, side]
+
+    def _pairs(self, base, runs, key, side, place):
+        found = []
+        for run in runs:
+            one, two = base.calls.get(key), run.calls.get(key)
+            if one is not None and two is not None:
+                a, b = getattr(one, side).get(place), getattr(two, side).get(place)
+                if a is not None and b is not None:
+                    found.append((a, b))
+        return found
 
     def forget_rows(self) -> None:
         """Find the rows again, after large tensors were hashed in full."""

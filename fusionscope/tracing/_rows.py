@@ -45,7 +45,15 @@ def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: 
     changed = None if single is None else base.changed(single)
     if changed is None:
         return Rows(None, 1, "coupled")
-    best: tuple[tuple[int, int], Rows] | None = None
+    found = _fitting(changed, sample, size)
+    if found:
+        return found[0]
+    return first_axis(base, size) if not any(mask.any() for mask in changed) else Rows(None, 1, "coupled")
+
+
+def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
+    """The rows that agree with what moved, the likeliest first; several that are as likely as that one."""
+    best: list[tuple[tuple[int, int], Rows]] = []
     for axis, mask in enumerate(changed):
         if len(mask) % size or not len(mask) or not mask.any():
             continue
@@ -59,11 +67,38 @@ def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: 
             }
         for pattern, expected in patterns.items():
             missing = len(expected - hit)
-            if hit <= expected and (best is None or (missing, axis) < best[0]):
-                best = (missing, axis), Rows(axis, k, pattern)
-    if best is not None:
-        return best[1]
-    return first_axis(base, size) if not any(mask.any() for mask in changed) else Rows(None, 1, "coupled")
+            if hit <= expected:
+                best.append(((missing, axis), Rows(axis, k, pattern)))
+    best.sort(key=lambda one: one[0])
+    return [rows for order, rows in best if order == best[0][0]]
+
+
+def find_among(base: Fingerprint, singles: Sequence[tuple[Fingerprint, Fingerprint]], sample: int, size: int,
+               moved: Sequence[tuple[Fingerprint, Fingerprint]]) -> Rows:
+    """:func:`find_rows` from several pairs of runs; where blocks and neighbours fit alike, by what else moved."""
+    best = find_rows(base, singles[0][1], sample, size) if singles else Rows(None, 1, "coupled")
+    masks = [m for m in (a.changed(b) for a, b in singles) if m is not None]
+    if best.pattern == "coupled" or best.pattern == "scalar" or not masks or any(len(m) != len(masks[0]) for m in masks):
+        return best
+    union = [np.logical_or.reduce(axis) for axis in zip(*masks, strict=True)]
+    if best.pattern == "unmoved":
+        found = _fitting(union, sample, size)
+        if not found and any(mask.any() for mask in union):
+            return best
+        found = found or [Rows(best.axis, best.per_sample, p) for p in ("stacked", "interleaved")]
+    else:
+        found = _fitting([m if i == best.axis else m & False for i, m in enumerate(union)], sample, size)
+        found = found or _fitting(masks[0], sample, size)
+    if len(found) == 1 or found[0].axis is None or found[0].per_sample == 1:
+        return found[0] if best.pattern != "unmoved" or found[0].per_sample > 1 or len(found) == 1 else best
+    others = [m[found[0].axis] for a, b in moved if (m := a.changed(b)) is not None and len(m) > found[0].axis]
+
+    def mixed(rows: Rows) -> float:
+        length = base.shape[rows.axis or 0]
+        shares = [mask[index].mean() for mask in others for index in rows.positions(length)]
+        return sum(min(share, 1 - share) for share in shares)
+
+    return min(found, key=mixed)
 
 
 def first_axis(base: Fingerprint, size: int) -> Rows:

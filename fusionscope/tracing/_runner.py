@@ -92,6 +92,10 @@ class Runner:
         _, self.sample, run = best or (0, self.sample, base)
         return run
 
+    def again_single(self) -> Recording:
+        """The single-sample run once more, as the model is now."""
+        return self._kept(self._one_replaced())
+
     def world(self, base: Recording, draws: int) -> World:
         """The runs with one modality changed at a time, ``draws`` of each."""
         runs: dict[str, list[Recording]] = {}

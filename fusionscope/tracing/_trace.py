@@ -190,6 +190,8 @@ class _Tracer:
         check_state(run, repeat, runner.plain())
         failed = frozenset(m for m, found in plain.runs.items() if not found)
         wired, noised = self._wired()
+        base.worlds = (plain, wired) if wired else (plain,)
+        base.wired_single = self._single_wired if wired else None
         relation = Relation(base, plain, wired, failed)
         keys = needs_detail(relation)
         if keys:
@@ -224,7 +226,9 @@ class _Tracer:
         if not names:
             return None, []
         try:
-            return self.runner.world(self.runner.plain(), draws=1), names
+            noisy = self.runner.plain()
+            self._single_wired = self.runner.again_single()
+            return self.runner.world(noisy, draws=1), names
         except Exception as error:
             self.runner.unwire()
             self.notes.append(
