@@ -31,6 +31,7 @@ class Record:
     outputs: Prints = field(default_factory=dict)
     children: int = 0
     failed: bool = False
+    versions: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Recorder:
         self.recording = Recording()
         self._stack: list[Record] = []
         self._counts: dict[str, int] = {}
-        self._cache: dict[int, tuple[weakref.ref[Tensor], int, Fingerprint]] = {}
+        self._cache: dict[int, tuple[weakref.ref[Tensor], int, Fingerprint, bytes]] = {}
 
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
@@ -152,6 +153,8 @@ class Recorder:
                 if place in self.source.places:
                     tensor.copy_(disturbed(tensor, self.source, self.gently))
         record = Record(key, module, parent.key if parent else None, self._prints(given, key))
+        if self.source is not None and self.source.key == key:
+            record.versions = {id(t): t._version for _, t in tensors(given) if not t.is_inference()}
         self._stack.append(record)
         self.recording.calls[record.key] = record
 
@@ -168,15 +171,21 @@ class Recorder:
             return None
         changed = None
         if self.source is not None and self.source.key == record.key and self.source.side == "outputs":
-            changed = self._replaced(output, self.source)
+            changed = self._replaced(output, self.source, record.versions)
         record.outputs = self._prints(output if changed is None else changed, record.key)
         return changed
 
-    def _replaced(self, output: Any, source: Source) -> Any:
+    def _replaced(self, output: Any, source: Source, given: dict[int, int]) -> Any:
         names = {id(tensor): place for place, tensor in tensors(output)}
-        return map_tensors(
-            lambda t: disturbed(t, source, self.gently) if names.get(id(t)) in source.places else t, output
-        )
+
+        def replace(tensor: Tensor) -> Tensor:
+            if names.get(id(tensor)) not in source.places:
+                return tensor
+            moved = disturbed(tensor, source, self.gently)
+            # A module that works in place: what it was given is its output too.
+            return tensor.copy_(moved) if given.get(id(tensor), tensor._version) != tensor._version else moved
+
+        return map_tensors(replace, output)
 
     def _prints(self, nest: Any, key: CallKey) -> Prints:
         if self.only is not None and key not in self.only:
@@ -189,11 +198,21 @@ class Recorder:
             return fingerprint(tensor, full, self.size)
         known = self._cache.get(id(tensor))
         fresh = known is not None and known[0]() is tensor and known[1] == tensor._version
+        probe = _probe(tensor)
+        fresh = fresh and known is not None and known[3] == probe
         if known is not None and fresh and (known[2].full or not full):
             return known[2]
         print_ = fingerprint(tensor, full, self.size)
-        self._cache[id(tensor)] = (weakref.ref(tensor), tensor._version, print_)
+        self._cache[id(tensor)] = (weakref.ref(tensor), tensor._version, print_, probe)
         return print_
+
+
+def _probe(tensor: Tensor) -> bytes:
+    """Some values of a tensor: what is written through ``tensor.data`` leaves its version as it was."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return b""
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
+    return flat[:: max(1, flat.numel() // 64)].cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def disturbed(tensor: Tensor, source: Source, gently: bool) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from fusionscope.tracing._fingerprint import Fingerprint
 from fusionscope.tracing._record import CallKey, Recording, Side
 from fusionscope.tracing._rows import Entry, Rows, World, effects, entries, find_rows, first_axis
 
@@ -14,11 +16,15 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass
 class Base:
-    """The unchanged runs: where the samples lie in every tensor, and which tensors repeat."""
+    """The unchanged runs: where the samples lie in every tensor, and which tensors repeat.
+
+    ``singles`` and ``moved`` are pairs of an unchanged run and one with a single sample, or one modality, replaced.
+    """
 
     run: Recording
     repeat: Recording
-    single: Recording
+    singles: list[tuple[Recording, Recording]]
+    moved: list[tuple[Recording, Recording]]
     sample: int
     size: int
     _rows: dict[tuple[CallKey, Side], dict[str, Rows]] = field(default_factory=dict)
@@ -33,21 +39,35 @@ class Base:
     def rows(self, key: CallKey, side: Side) -> dict[str, Rows]:
         """Where the samples are, by the place of a tensor."""
         if (key, side) not in self._rows:
-            other = self.single.calls.get(key)
             unsteady = self.unsteady(key, side)
             found = {}
             for place, print_ in getattr(self.run.calls[key], side).items():
-                changed = getattr(other, side).get(place) if other else None
+                singles = _pairs(self.singles, key, side, place)
                 if place in unsteady:
                     found[place] = first_axis(print_, self.size)
+                elif singles and singles[0][0] is not print_:
+                    found[place] = Rows(None, 1, "coupled")
                 else:
-                    found[place] = find_rows(print_, changed, self.sample, self.size)
+                    moved = _pairs(self.moved, key, side, place)
+                    found[place] = find_rows(print_, singles, self.sample, self.size, moved)
             self._rows[key, side] = found
         return self._rows[key, side]
 
     def forget_rows(self) -> None:
         """Find the rows again, after large tensors were hashed in full."""
         self._rows.clear()
+
+
+def _pairs(
+    runs: Sequence[tuple[Recording, Recording]], key: CallKey, side: Side, place: str
+) -> list[tuple[Fingerprint, Fingerprint]]:
+    found = []
+    for run in runs:
+        records = [recording.calls.get(key) for recording in run]
+        prints = [getattr(record, side).get(place) for record in records if record is not None]
+        if len(prints) == 2 and None not in prints:
+            found.append((prints[0], prints[1]))
+    return found
 
 
 class Relation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,14 +36,43 @@ class Rows:
         return [np.arange(j, length, self.per_sample) for j in range(self.per_sample)]
 
 
-def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: int) -> Rows:
-    """Find the axis on which replacing one ``sample`` of ``size`` changed that sample's indices only."""
+Pair = tuple[Fingerprint, Fingerprint]
+
+
+def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int, moved: Sequence[Pair] = ()) -> Rows:
+    """Find the axis on which replacing one ``sample`` of ``size`` changed that sample's indices only.
+
+    ``singles`` are the tensor before and after that, in the model as it is and, if there is one, in the wired copy;
+    ``moved`` the same for other changes, which decide where blocks and neighbours fit alike.
+    """
     if not base.shape:
         return Rows(None, 1, "scalar")
-    changed = None if single is None else base.changed(single)
-    if changed is None:
+    masks = [one.changed(other) for one, other in singles]
+    if not masks or masks[0] is None:
         return Rows(None, 1, "coupled")
-    best: tuple[tuple[int, int], Rows] | None = None
+    alike = [mask for mask in masks if mask is not None and len(mask) == len(masks[0])]
+    union = [np.logical_or.reduce(axis) for axis in zip(*alike, strict=True)]
+    found = _fitting(union, sample, size) or _fitting(masks[0], sample, size)
+    if not found and any(mask.any() for mask in masks[0]):
+        return Rows(None, 1, "coupled")
+    if not found:
+        found = [first_axis(base, size)]
+        if found[0].per_sample > 1:
+            found = [replace(found[0], pattern=pattern) for pattern in ("interleaved", "stacked")]
+    changes = [mask for one, other in moved if (mask := one.changed(other)) is not None]
+
+    def undecided(rows: Rows) -> float:
+        """How many rows of one position moved while others of it did not."""
+        axis = rows.axis or 0
+        shares = [m[axis][i].mean() for m in changes if len(m) > axis for i in rows.positions(base.shape[axis])]
+        return float(sum(min(share, 1 - share) for share in shares))
+
+    return min(found, key=undecided) if len(found) > 1 else found[0]
+
+
+def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
+    """The rows that agree with what moved, the likeliest first; several where they are as likely."""
+    found: list[tuple[tuple[int, int], Rows]] = []
     for axis, mask in enumerate(changed):
         if len(mask) % size or not len(mask) or not mask.any():
             continue
@@ -56,12 +85,10 @@ def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: 
                 "interleaved": set(range(sample * k, (sample + 1) * k)),
             }
         for pattern, expected in patterns.items():
-            missing = len(expected - hit)
-            if hit <= expected and (best is None or (missing, axis) < best[0]):
-                best = (missing, axis), Rows(axis, k, pattern)
-    if best is not None:
-        return best[1]
-    return first_axis(base, size) if not any(mask.any() for mask in changed) else Rows(None, 1, "coupled")
+            if hit <= expected:
+                found.append(((len(expected - hit), axis), Rows(axis, k, pattern)))
+    found.sort(key=lambda one: one[0])
+    return [rows for order, rows in found if order == found[0][0]]
 
 
 def first_axis(base: Fingerprint, size: int) -> Rows:

@@ -83,19 +83,18 @@ class Runner:
         best: tuple[int, int, Recording] | None = None
         for sample in dict.fromkeys((self.size // 2, 0, self.size - 1)):
             self.sample = sample
-            run = self._kept(self._one_replaced())
-            reshaped = sum(
-                place not in other.outputs or other.outputs[place].shape != print_.shape
-                for key, record in base.calls.items()
-                if (other := run.calls.get(key)) is not None
-                for place, print_ in record.outputs.items()
-            )
+            run = self.one_replaced()
+            reshaped = len(_shapes(base) ^ _shapes(run))
             if best is None or reshaped < best[0]:
                 best = reshaped, sample, run
             if not reshaped:
                 break
         _, self.sample, run = best or (0, self.sample, base)
         return run
+
+    def one_replaced(self) -> Recording:
+        """The same sample replaced in all modalities."""
+        return self._kept(self._one_replaced())
 
     def world(self, base: Recording, draws: int) -> World:
         """The runs with one modality changed at a time, ``draws`` of each."""
@@ -238,6 +237,12 @@ def differing(batch: Batch, most: int) -> Batch:
     return batch.take(torch.from_numpy(chosen))
 
 
+def _shapes(recording: Recording) -> set[tuple[object, ...]]:
+    """What ran and what it gave, but for the values."""
+    ran = {(key, "") for key in recording.calls}
+    return ran | {(k, place, p.shape) for k, record in recording.calls.items() for place, p in record.outputs.items()}
+
+
 def _row_hashes(nest: Any, size: int) -> np.ndarray:
     total = np.zeros(size, np.int64)
     for number, (_, tensor) in enumerate(tensors(nest)):
@@ -260,7 +265,11 @@ def _donors(hashes: np.ndarray, step: int, modality: str) -> Tensor:
         choices = [wanted, *range(size)]
         donors.append(next(j for j in choices if j != i and hashes[j] != hashes[i]))
     if (np.sort(hashes[donors]) == np.sort(hashes)).all():
-        donors[step % size] = step % size
+        # Equal samples: the map only moves values about, which a sum over the batch does not see. One sample gets
+        # another donor, or keeps its value where there are two different values only.
+        others = ((i, j) for i in range(size) for j in range(size) if hashes[j] not in (hashes[i], hashes[donors[i]]))
+        i, j = next(others, (0, 0) if step == 1 else (size - 1, size - 1))
+        donors[i] = j
     return torch.tensor(donors)
 
 
