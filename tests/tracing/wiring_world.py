@@ -204,7 +204,9 @@ class World:
         parent = self._stack[-1] if self._stack else None
         if parent is not None:
             parent.children += 1
-        ran = self.calls[path, index] = Ran((path, index), parent.key if parent else None, leaves({**dict(enumerate(args)), **named}))
+        ran = self.calls[path, index] = Ran(
+            (path, index), parent.key if parent else None, leaves({**dict(enumerate(args)), **named})
+        )
         self._stack.append(ran)
         try:
             out = self._infer(module, path, *args, *named.values())

@@ -121,7 +121,7 @@ class Wiring(steps.Program):
         raw = self._sources(builder.world)
         places = {}
         for name, nest in raw.items():
-            for key, sym in (nest.items() if isinstance(nest, dict) else [("", nest)]):
+            for key, sym in nest.items() if isinstance(nest, dict) else [("", nest)]:
                 places[name, key] = len(builder.values)
                 builder.give(sym, "rows" if self.kinds[name] == "row" else "raw")
         for name, kind in self.kinds.items():
@@ -218,7 +218,9 @@ class Wiring(steps.Program):
         fused = [
             key
             for key, ran in base.items()
-            if ran.outputs and not ran.children and any(any(r) for s in ("inputs", "outputs") for r in rows[key, s].values())
+            if ran.outputs
+            and not ran.children
+            and any(any(r) for s in ("inputs", "outputs") for r in rows[key, s].values())
         ]
         choices = [
             _first_points(base, rows, fused, lambda edit: run(wired, edit=edit), whole, given)
@@ -358,6 +360,8 @@ def check(seed: int, must: Iterable[str] = (), wired: bool = True) -> list[str]:
     except Exception as error:
         return [f"raised {type(error).__name__}: {error}"]
     for name, kind in wiring.kinds.items():
-        pairs = [(batch[name][k], again[name][k]) for k in again[name]] if kind == "ids" else [(batch[name], again[name])]
+        pairs = (
+            [(batch[name][k], again[name][k]) for k in again[name]] if kind == "ids" else [(batch[name], again[name])]
+        )
         told += [f"the batch's {name} was changed" for x, y in pairs if not torch.equal(x, y)]
     return told + [f"{k} was changed" for k, x in wiring.state_dict().items() if not torch.equal(x, before[k])]
