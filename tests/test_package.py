@@ -29,13 +29,14 @@ def test_import_and_help_do_not_import_torch() -> None:
     code = (
         "import sys, fusionscope\n"
         "from fusionscope.cli import main\n"
-        "try:\n    main(['dissect', '--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "for command in ('dissect', 'trace'):\n"
+        "    try:\n        main([command, '--help'])\n    except SystemExit as stop:\n        assert stop.code == 0\n"
         "heavy = {'torch', 'numpy', 'pandas', 'sklearn', 'altair'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Examples:" in done.stdout
+    assert done.stdout.count("Examples:") == 2
 
 
 def test_no_submodule_hides_a_public_function() -> None:

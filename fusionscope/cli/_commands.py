@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,23 @@ import torch
 from torch import nn
 
 from fusionscope._files import writable_parent
-from fusionscope.cli._options import DissectOptions, ReportOptions
+from fusionscope.cli._function import call_function
+from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
+from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import check_folder, dissect, load
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope.errors import InputError
 
 
-def run(options: TrainConfig | DissectOptions | ReportOptions) -> None:
+def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
         print(f"run folder: {train(options)}")
     elif isinstance(options, DissectOptions):
         _dissect(options)
+    elif isinstance(options, TraceOptions):
+        trace_model(options)
     else:
         folder = Path(options.folder)
         print(f"report: {load(folder).report(_report_path(options.out, folder)).resolve()}")
@@ -44,7 +46,7 @@ def _dissect(options: DissectOptions) -> None:
         trained = load_run(options.run, data=not options.data)
         model, data, prior = trained.model, trained.data, _prior(trained)
     else:
-        model = _call(options.model, "--model", nn.Module)
+        model = call_function(options.model, "--model", nn.Module)
         if options.weights:
             load_weights(model, options.weights)
         if not options.data:
@@ -98,36 +100,7 @@ def _loader(options: DissectOptions, data: DataSplits | None, seed: int) -> tupl
     spec = options.data
     scheme, _, rest = spec.partition(":")
     if data is None and rest.isidentifier() and scheme != "npz":
-        loader = _call(spec, "--data", Iterable)
+        loader = call_function(spec, "--data", Iterable)
         return loader, {"spec": spec, "split": ""}
     splits = data if data is not None else load_data(spec, seed=seed)
     return splits, {"spec": splits.spec, "split": options.split}
-
-
-def _call(name: str, option: str, kind: type) -> Any:
-    """Import ``package.module:function`` (the current folder counts) and call it."""
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise InputError(f"{option} takes package.module:function, not {name!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{option}: cannot import {module!r} ({error}); run from the folder that holds it") from error
-    except Exception as error:
-        raise InputError(f"{option}: importing {module!r} raised {type(error).__name__}: {error}") from error
-    if not hasattr(loaded, function):
-        raise InputError(f"{option}: module {module!r} has no {function!r}.{did_you_mean(function, vars(loaded))}")
-    made = getattr(loaded, function)
-    if not callable(made):
-        raise InputError(f"{option}: {name} is a {type(made).__name__}; expected a function without arguments")
-    try:
-        value = made()
-    except Exception as error:
-        raise InputError(f"{option}: calling {name}() raised {type(error).__name__}: {error}") from error
-    if not isinstance(value, kind):
-        raise InputError(
-            f"{option}: {name} gave a {type(value).__name__}; expected a {kind.__module__}.{kind.__name__}"
-        )
-    return value

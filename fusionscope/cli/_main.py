@@ -11,19 +11,21 @@ from fusionscope import __version__
 from fusionscope.errors import FusionscopeError
 
 ABOUT = """\
-usage: fusionscope [-h] [--version] {train,dissect,report} ...
+usage: fusionscope [-h] [--version] {train,dissect,trace,report} ...
 
 See what each modality contributes to a multimodal PyTorch model.
 
 Commands (each has its own --help):
   train     train a baseline: an encoder per modality, concatenation, a head; writes a run folder
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
+  trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
   report    write the HTML report of a saved dissection again
 
 Examples:
   fusionscope train --data scenes --out runs/demo
   fusionscope dissect runs/demo
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data my_package.data:loader --out d
+  fusionscope trace --model my_package.models:build --batch my_package.data:batch
   fusionscope report d"""
 
 TRAIN = """\
@@ -41,6 +43,15 @@ Examples:
   fusionscope dissect runs/demo
   fusionscope dissect runs/demo --split val --fill zero --out zero-fill
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data digits --out d"""
+
+TRACE = """\
+Find which modalities each call of a model depends on, and where they meet; print it, write trace.json and trace.svg.
+
+Examples:
+  fusionscope trace runs/demo
+  fusionscope trace --model my_package.models:build --batch my_package.data:batch --out traces/mine
+  fusionscope trace --model m:build --batch m:batch --modalities text=input_ids,attention_mask image=pixel_values
+  fusionscope trace --model m:build --batch m:batch --modalities rgb depth --weights best.safetensors"""
 
 REPORT = """\
 Write the HTML report of a saved dissection again.
@@ -67,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _commands.run(options)
     except FusionscopeError as error:
         _fail(str(error))
+    except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("fusionscope: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -80,12 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: list[str]) -> Any:
     import tyro
 
-    from fusionscope.cli._options import DissectOptions, ReportOptions
+    from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
     from fusionscope.engine import TrainConfig
 
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
+        | Annotated[TraceOptions, tyro.conf.subcommand("trace", description=TRACE, prefix_name=False)]
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
     )
     return tyro.cli(command, prog="fusionscope", args=arguments)

@@ -45,6 +45,25 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Device to run on (default: cuda if there is one)."""
 
 
+class TraceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope trace``."""
+
+    run: Annotated[str, tyro.conf.Positional] = ""
+    """Run folder made by `fusionscope train`; leave it out and give --model and --batch for a model of your own."""
+    model: str = ""
+    """Your model: package.module:function, a function without arguments that returns a torch.nn.Module."""
+    batch: str = ""
+    """One batch for it: package.module:function, a function without arguments that returns a batch of 2 or more."""
+    modalities: tuple[str, ...] = ()
+    """Names of a tuple's modalities (rgb depth), or keys grouped to modalities (text=input_ids,attention_mask)."""
+    weights: str = ""
+    """Weights for --model, a .safetensors file."""
+    split: str = "test"
+    """With a run folder: which split of its data the batch is taken from."""
+    out: str = "trace"
+    """Folder for trace.json and trace.svg."""
+
+
 class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of ``fusionscope report``."""
 

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from fusionscope.report._lanes import Item, Layout, Point, arrange
+from fusionscope.report._lanes import Layout, Stage, arrange
+from fusionscope.report._meetings import Point
 from fusionscope.report._palette import colour, variables
+from fusionscope.report._shapes import (
+    BAR,
+    BOX_H,
+    GAP,
+    NARROW_W,
+    NODE_W,
+    OUT_W,
+    PITCH,
+    STYLE,
+    bar,
+    down,
+    fit,
+    item_box,
+    join,
+    line,
+    node,
+)
 
-HEAD, PITCH, BOX_H, TOP = 128, 80, 52, 20
-BOX_W, PILL_W, GAP, NODE_W, OUT_W = 92, 38, 10, 116, 72
-
-_STYLE = """
-.fs-trace{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-.fs-trace text{fill:var(--ink)}.fs-trace .s{fill:var(--soft);font-size:10px}
-.fs-trace .n{font-size:11.5px;font-weight:600}.fs-trace .h{font-size:14px;font-weight:700}
-.fs-trace .box{fill:var(--paper);stroke-width:1.2}.fs-trace .tap{stroke-width:2.4}
-.fs-trace .pill{fill:var(--panel);stroke-width:1;stroke-dasharray:2 2}
-.fs-trace .wire{fill:none;stroke-width:2.2}.fs-trace .dead .wire{stroke-dasharray:3 5;opacity:.6}
-.fs-trace .dead .item{opacity:.55}.fs-trace .bad{fill:var(--bad)}
-.fs-trace .node{fill:var(--ink)}
-.fs-trace .node.f{fill:var(--paper);stroke:var(--ink);stroke-width:2;stroke-dasharray:3 2}
-"""
+HEAD, TOP = 128, 20
+INK = "var(--ink)"
 
 
 def trace_svg(trace: dict[str, Any]) -> str:
     """Return the drawing of a trace's plain data as one SVG element, which also stands alone as a file.
 
-    A box is a call (hover: path, module, shape), a dashed pill a group of calls, a thick box with a flag a tap. A
-    filled dot is a fused call, a hollow one a fusion by a function. A lane that reaches no output ends in a cross.
+    A box is a call (hover: path, module, shape), a dashed pill a group of calls, a thick box with a flag a tap, a box
+    with a dashed border a call that is wired to a modality but does not depend on it here. A filled dot is a fused
+    call, a hollow one a fusion by a function. A bar across lanes is an exchange, after which they go on. A lane that
+    reaches no output ends in a cross.
 
     Args:
         trace: the plain data of a trace, ``Dissection.trace``; a call may carry ``level``, shown on its box.
@@ -39,19 +48,33 @@ def trace_svg(trace: dict[str, Any]) -> str:
     '<svg'
     """
     layout = arrange(trace)
-    rows = len(layout.modalities)
-    own_row = len(layout.stages) > 2 or (len(layout.stages) == 2 and any(layout.stages[1].lanes.values()))
-    fused_y = _lane_y(rows) if own_row else (_lane_y(0) + _lane_y(max(rows - 1, 0))) / 2
-    below = 26 + 12 * max((len(s.point.lines) for s in layout.stages if s.point), default=0)
-    height = int(max(_lane_y(max(rows - 1, 0)) + BOX_H / 2, fused_y + max(below, BOX_H / 2)) + 8)
-    shapes, width = _draw(layout, fused_y)
+    points = [stage.point for stage in layout.stages if stage.point]
+    merges = [p for p in points if p.merges or not p.exchange]
+    labels = max((len(p.lines) for p in points if p.exchange), default=0)
+    top = max(TOP, 12 * labels + 14 if labels else 0) + BOX_H / 2
+    rows = [top + PITCH * row for row in range(len(layout.modalities))] or [top]
+    own_row = len(merges) > 1 or (len(merges) == 1 and _goes_on_after(layout, merges[0]))
+    fused_y = rows[-1] + PITCH if own_row else (rows[0] + rows[-1]) / 2
+    below = 26 + 12 * max((len(p.lines) for p in merges), default=0)
+    height = int(max(rows[-1] + BOX_H / 2, fused_y + max(below, BOX_H / 2)) + 8)
+    shapes, width = _Sheet(
+        layout, dict(zip(layout.modalities, rows, strict=False)), fused_y, not own_row and len(rows) > 1
+    ).draw()
     told = _words(layout)
     return (
         f'<svg class="fs-trace" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(told)}" '
         f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'style="width:clamp({0.8 * width:.0f}px,100%,{width}px);height:auto">'
-        f"<style>{variables('.fs-trace')}{_STYLE}</style>{shapes}</svg>"
+        f"<style>{variables('.fs-trace')}{STYLE}</style>"
+        f'<rect class="sheet" width="{width}" height="{height}"/>{shapes}</svg>'
     )
+
+
+def _goes_on_after(layout: Layout, point: Point) -> bool:
+    """Whether a lane, or another point, comes after this one."""
+    place = next(k for k, stage in enumerate(layout.stages) if stage.point is point)
+    later = layout.stages[place + 1 :]
+    return any(stage.point or any(stage.lanes.values()) for stage in later)
 
 
 def _words(layout: Layout) -> str:
@@ -60,174 +83,151 @@ def _words(layout: Layout) -> str:
     return f"Trace of the model. Lanes: {'; '.join(lanes)}. Fusion: {'; '.join(points) or 'none'}."
 
 
-def _lane_y(row: int) -> float:
-    return TOP + BOX_H / 2 + row * PITCH
+@dataclass
+class _Sheet:
+    """What is drawn so far: where each wire ends, and the shapes of lanes, bars and the fused part."""
 
-
-def _draw(layout: Layout, fused_y: float) -> tuple[str, int]:
-    y = {m: _lane_y(i) for i, m in enumerate(layout.modalities)}
-    end: dict[str, float] = dict.fromkeys(layout.modalities, HEAD - 16.0)
-    wires: dict[str, list[str]] = {m: [] for m in layout.modalities}
-    boxes: dict[str, list[str]] = {m: [_header(layout, i, m, y[m])] for i, m in enumerate(layout.modalities)}
-    fused: list[str] = []
+    layout: Layout
+    y: dict[str, float]
+    fused_y: float
+    aside: bool
+    end: dict[str, float] = field(default_factory=dict)
+    wires: dict[str, list[str]] = field(default_factory=dict)
+    boxes: dict[str, list[str]] = field(default_factory=dict)
+    bars: list[str] = field(default_factory=list)
+    fused: list[str] = field(default_factory=list)
     fused_end: float | None = None
-    pending = {
-        m: max((k for k, s in enumerate(layout.stages) if s.point and m in s.point.modalities), default=-1)
-        for m in layout.modalities
-    }
-    x = float(HEAD)
-    for k, stage in enumerate(layout.stages):
-        start = x
-        for i, m in enumerate(layout.modalities):
+
+    def draw(self) -> tuple[str, int]:
+        """Return all shapes and the width."""
+        for i, m in enumerate(self.layout.modalities):
+            self.end[m], self.wires[m], self.boxes[m] = HEAD - 16.0, [], [_header(self.layout, i, m, self.y[m])]
+        x = float(HEAD)
+        for k, stage in enumerate(self.layout.stages):
+            x = self._stage(stage, x)
+            if stage.point:
+                width = NARROW_W if stage.point.narrow else NODE_W
+                if stage.point.exchange:
+                    self._exchange(stage.point, k, x + width / 2)
+                else:
+                    self._merge(stage.point, k, x, x + width / 2)
+                    width += width / 2 - GAP if self.aside else 0
+                x += width + GAP
+        out_x = self._finish(x)
+        parts = ["".join(self.bars)]
+        for i, m in enumerate(self.layout.modalities):
+            dead = ' class="dead"' if self.layout.lanes[m].dead else ""
+            wires, boxes = "".join(self.wires[m]), "".join(self.boxes[m])
+            parts.append(f'<g{dead} style="stroke:{colour(i)}">{wires}</g><g{dead}>{boxes}</g>')
+        return "".join(parts) + "".join(self.fused), int(out_x + OUT_W + 8)
+
+    def _stage(self, stage: Stage, start: float) -> float:
+        """Draw what runs before the stage's point; return where it ends."""
+        x = start
+        for i, m in enumerate(self.layout.modalities):
             at = start
             for item in stage.lanes.get(m, []):
-                wires[m].append(_line(end[m], y[m], at))
-                drawn, at_next = _item(item, at, y[m], colour(i))
-                boxes[m].append(drawn)
-                end[m], at = at_next, at_next + GAP
+                self.wires[m].append(line(self.end[m], self.y[m], at))
+                drawn, self.end[m] = item_box(item, at, self.y[m], colour(i))
+                self.boxes[m].append(drawn)
+                at = self.end[m] + GAP
             x = max(x, at)
-        if stage.fused:
-            at = start
-            for item in stage.fused:
-                if fused_end is not None:
-                    fused.append(_line(fused_end, fused_y, at, "var(--ink)"))
-                drawn, fused_end = _item(item, at, fused_y, "var(--ink)")
-                fused.append(drawn)
-                at = fused_end + GAP
-            x = max(x, at)
-        if stage.point:
-            centre = x + NODE_W / 2
-            for m in stage.point.modalities:
-                if m in y:
-                    wires[m].append(_join(end[m], y[m], x + 4, centre - 9, fused_y))
-                    if pending[m] > k or any(s.lanes.get(m) for s in layout.stages[k + 1 :]):
-                        continue
-                    end[m] = centre
-            if fused_end is not None:
-                fused.append(_line(fused_end, fused_y, centre - 9, "var(--ink)"))
-            fused.append(_node(stage.point, centre, fused_y))
-            fused_end = centre + 9
-            x += NODE_W + GAP
-    out_x = _finish(layout, y, end, wires, boxes, fused, fused_end, x, fused_y)
-    parts = []
-    for i, m in enumerate(layout.modalities):
-        dead = ' class="dead"' if layout.lanes[m].dead else ""
-        parts.append(f'<g{dead} style="stroke:{colour(i)}">{"".join(wires[m])}</g><g{dead}>{"".join(boxes[m])}</g>')
-    return "".join(parts) + "".join(fused), int(out_x + OUT_W + 8)
+        at = start
+        for item in stage.fused:
+            if self.fused_end is not None:
+                self.fused.append(line(self.fused_end, self.fused_y, at, INK))
+            drawn, self.fused_end = item_box(item, at, self.fused_y, INK)
+            self.fused.append(drawn)
+            at = self.fused_end + GAP
+        return max(x, at)
+
+    def _merge(self, point: Point, k: int, x: float, centre: float) -> None:
+        """A dot in the fused part, where the lanes of its modalities come together."""
+        for m in point.modalities:
+            if m in self.y:
+                self.wires[m].append(join(self.end[m], self.y[m], x + 4, centre - 9, self.fused_y))
+                if not self._runs_on(m, k):
+                    self.end[m] = centre
+        if self.fused_end is not None:
+            self.fused.append(line(self.fused_end, self.fused_y, centre - 9, INK))
+        self.fused.append(node(point, centre, self.fused_y, self.aside))
+        self.fused_end = centre + 9
+
+    def _exchange(self, point: Point, k: int, centre: float) -> None:
+        """A bar across the rows of its modalities, whose lanes go on behind it."""
+        met = [m for m in self.layout.modalities if m in point.modalities]
+        for m in met:
+            self.wires[m].append(line(self.end[m], self.y[m], centre - BAR / 2))
+            self.end[m] = centre + BAR / 2
+        rows = [self.y[m] for m in met] or [self.fused_y]
+        self.bars.append(bar(point, centre, rows[0], rows[-1]))
+        if point.merges or (self.layout.stages[k + 1].fused and self.fused_end is None):
+            if self.fused_end is not None:
+                self.fused.append(line(self.fused_end, self.fused_y, centre, INK))
+            self.bars.append(down(centre, rows[-1], self.fused_y))
+            self.fused_end = centre
+
+    def _runs_on(self, modality: str, k: int) -> bool:
+        later = self.layout.stages[k + 1 :]
+        return any(s.lanes.get(modality) or (s.point and modality in s.point.modalities) for s in later)
+
+    def _ends_at_output(self, modality: str) -> bool:
+        """Whether a lane goes to the output by itself: it met no other, or went on after its last exchange."""
+        stages = self.layout.stages
+        last = max((k for k, s in enumerate(stages) if s.point and modality in s.point.modalities), default=None)
+        if last is None:
+            return True
+        point = stages[last].point
+        goes_on = any(s.lanes.get(modality) for s in stages[last + 1 :])
+        return bool(point and point.exchange) and (goes_on or self.fused_end is None)
+
+    def _finish(self, x: float) -> float:
+        """Draw the output, lanes that go straight to it, and the crosses of lanes that reach nothing."""
+        straight = [m for m, lane in self.layout.lanes.items() if not lane.dead and self._ends_at_output(m)]
+        for m, lane in self.layout.lanes.items():
+            if lane.dead:
+                at, y = self.end[m] + 18, self.y[m]
+                self.wires[m].append(line(self.end[m], y, at))
+                self.boxes[m].append(
+                    f'<path d="M{at - 6} {y - 6}l12 12m0 -12l-12 12" style="stroke:var(--bad);stroke-width:2.5;'
+                    f'fill:none"/><text class="s bad" style="fill:var(--bad)" x="{at + 14}" y="{y + 4}">'
+                    f"reaches no output</text>"
+                )
+                x = max(x, at + 110)
+        for m in straight:
+            self.wires[m].append(join(self.end[m], self.y[m], x - 4, x + 26, self.fused_y))
+        x += 26 if straight or self.fused_end is None else 0
+        if self.fused_end is not None:
+            self.fused.append(line(self.fused_end, self.fused_y, x, INK))
+        self.fused.append(_output(self.layout, x, self.fused_y))
+        return x
 
 
-def _finish(
-    layout: Layout,
-    y: dict[str, float],
-    end: dict[str, float],
-    wires: dict[str, list[str]],
-    boxes: dict[str, list[str]],
-    fused: list[str],
-    fused_end: float | None,
-    x: float,
-    fused_y: float,
-) -> float:
-    """Draw the output, lanes that go straight to it, and the crosses of lanes that reach nothing."""
-    joined = {m for s in layout.stages if s.point for m in s.point.modalities}
-    for m, lane in layout.lanes.items():
-        if lane.dead:
-            at = end[m] + 18
-            wires[m].append(_line(end[m], y[m], at))
-            boxes[m].append(
-                f'<path d="M{at - 6} {y[m] - 6}'
-                f'l12 12m0 -12l-12 12" style="stroke:var(--bad);stroke-width:2.5;fill:none"/>'
-                f'<text class="s bad" style="fill:var(--bad)" x="{at + 14}" y="{y[m] + 4}">reaches no output</text>'
-            )
-            x = max(x, at + 110)
-        elif m not in joined:
-            wires[m].append(_join(end[m], y[m], x - 4, x + 26, fused_y))
-    x += 26 if fused_end is None else 0
-    if fused_end is not None:
-        fused.append(_line(fused_end, fused_y, x, "var(--ink)"))
+def _output(layout: Layout, x: float, y: float) -> str:
     sizes = " ".join(layout.output[:2]) or ""
-    fused.append(
-        f"<g><title>output {escape(' '.join(layout.output))}</title>"
-        f'<rect x="{x}" y="{fused_y - 19}" width="{OUT_W}" height="38" rx="19" style="fill:var(--ink)"/>'
-        f'<text x="{x + OUT_W / 2}" y="{fused_y + (-1 if sizes else 4)}" text-anchor="middle" class="n" '
-        f'style="fill:var(--paper)">output</text>'
-        + (
-            f'<text x="{x + OUT_W / 2}" y="{fused_y + 11}" text-anchor="middle" class="s" '
-            f'style="fill:var(--paper)">{escape(_cut(sizes, 12))}</text>'
-            if sizes
-            else ""
-        )
-        + "</g>"
+    under = (
+        f'<text x="{x + OUT_W / 2}" y="{y + 11}" text-anchor="middle" class="s" style="fill:var(--paper)">'
+        f"{escape(fit(sizes, OUT_W - 8.0))}</text>"
     )
-    return x
+    return (
+        f"<g><title>output {escape(' '.join(layout.output))}</title>"
+        f'<rect x="{x}" y="{y - 19}" width="{OUT_W}" height="38" rx="19" style="fill:{INK}"/>'
+        f'<text x="{x + OUT_W / 2}" y="{y + (-1 if sizes else 4)}" text-anchor="middle" class="n" '
+        f'style="fill:var(--paper)">output</text>{under if sizes else ""}</g>'
+    )
 
 
 def _header(layout: Layout, i: int, modality: str, y: float) -> str:
     lane = layout.lanes[modality]
     facts = f"{lane.calls} call{'' if lane.calls == 1 else 's'}" + (f" · {lane.slot}" if lane.slot else "")
     where = f"shared with {', '.join(lane.shared)}" if lane.shared else (f"in {lane.prefix}" if lane.prefix else "")
-    title = f"{modality}: {facts}" + (f", in {lane.prefix}" if lane.prefix else "")
+    title = f"{modality}: {facts}" + (f" in {lane.stretches} stretches" if lane.stretches > 1 else "")
+    title += f", in {lane.prefix}" if lane.prefix else ""
     title += f", weights shared with {', '.join(lane.shared)}" if lane.shared else ""
     return (
         f"<g><title>{escape(title)}</title>"
         f'<rect x="2" y="{y - 21}" width="5" height="42" rx="2.5" style="fill:{colour(i)}"/>'
-        f'<text class="h" x="14" y="{y - 7}">{escape(_cut(modality, 14))}</text>'
-        f'<text class="s" x="14" y="{y + 7}">{escape(_cut(facts, 18))}</text>'
-        f'<text class="s" x="14" y="{y + 20}">{escape(_cut(where, 18))}</text></g>'
+        f'<text class="h" x="14" y="{y - 7}">{escape(fit(modality, HEAD - 30.0, 14.0, True))}</text>'
+        f'<text class="s" x="14" y="{y + 7}">{escape(fit(facts, HEAD - 30.0))}</text>'
+        f'<text class="s" x="14" y="{y + 20}">{escape(fit(where, HEAD - 30.0))}</text></g>'
     )
-
-
-def _item(item: Item, x: float, y: float, stroke: str) -> tuple[str, float]:
-    width = PILL_W if item.group else BOX_W
-    css = "pill" if item.group else "box tap" if item.tap else "box"
-    middle = x + width / 2
-    lines = [item.name, *item.detail]
-    first = y - 6.5 * (len(lines) - 1) + (7 if item.tap else 4)
-    texts = "".join(
-        f'<text class="{"n" if j == 0 else "s"}" x="{middle}" y="{first + 13 * j}" text-anchor="middle">'
-        f"{escape(_cut(line, (14 if j == 0 else 17) if not item.group else 7))}</text>"
-        for j, line in enumerate(lines)
-        if line
-    )
-    flag = ""
-    if item.tap:
-        wide = 8 + 5.6 * len(item.tap)
-        flag = (
-            f'<rect x="{middle - wide / 2}" y="{y - BOX_H / 2 - 9}" width="{wide}" height="15" rx="7.5" '
-            f'style="fill:{stroke}"/>'
-            f'<text class="s" style="fill:var(--paper);font-weight:600" x="{middle}" y="{y - BOX_H / 2 + 2}" '
-            f'text-anchor="middle">{escape(item.tap)}</text>'
-        )
-    rect = (
-        f'<rect class="{css}" x="{x}" y="{y - BOX_H / 2}" width="{width}" height="{BOX_H}" '
-        f'rx="{14 if item.group else 6}" style="stroke:{stroke}"/>'
-    )
-    return f'<g class="item"><title>{escape(item.title)}</title>{rect}{texts}{flag}</g>', x + width
-
-
-def _node(point: Point, x: float, y: float) -> str:
-    css = "node f" if point.functional else "node"
-    texts = f'<text class="n" x="{x}" y="{y - 16}" text-anchor="middle">{escape(_cut(point.head, 18))}</text>'
-    texts += "".join(
-        f'<text class="s" x="{x}" y="{y + 24 + 12 * j}" text-anchor="middle">{escape(_cut(line, 23))}</text>'
-        for j, line in enumerate(point.lines)
-    )
-    dot = f'<circle class="{css}" cx="{x}" cy="{y}" r="8"/>'
-    return f'<g class="point"><title>{escape(point.title)}</title>{dot}{texts}</g>'
-
-
-def _line(x1: float, y: float, x2: float, stroke: str = "") -> str:
-    style = f' style="stroke:{stroke}"' if stroke else ""
-    return f'<path class="wire" d="M{x1} {y}H{x2}"{style}/>'
-
-
-def _join(x1: float, y1: float, bend: float, x2: float, y2: float) -> str:
-    half = (bend + x2) / 2
-    return f'<path class="wire" d="M{x1} {y1}H{bend}C{half} {y1} {half} {y2} {x2} {y2}"/>'
-
-
-def _cut(text: str, most: int) -> str:
-    """Shorten in the middle: both ends of a path tell something."""
-    if len(text) <= most:
-        return text
-    keep = most - 1
-    return f"{text[: keep // 3]}…{text[-(keep - keep // 3) :]}"

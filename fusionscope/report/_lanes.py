@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fusionscope.report._calls import full_name, idle_on, lane_of, remarks, sizes
+from fusionscope.report._meetings import Point, few, meetings
+
 SHOWN_WHOLE = 6
 FUSED_WHOLE = 2
-MOST_POINTS = 6
 
 
 @dataclass
@@ -20,24 +22,12 @@ class Item:
     tap: str = ""
     calls: int = 1
     group: bool = False
-
-
-@dataclass
-class Point:
-    """A fusion point at a place in the order of execution."""
-
-    place: int
-    modalities: list[str]
-    head: str
-    lines: list[str]
-    title: str
-    functional: bool = False
-    call: str | None = None
+    idle: bool = False
 
 
 @dataclass
 class Stage:
-    """What runs between two fusion points; ``point`` closes it."""
+    """What runs between two fusion points or exchanges; ``point`` closes it."""
 
     lanes: dict[str, list[Item]] = field(default_factory=dict)
     fused: list[Item] = field(default_factory=list)
@@ -53,6 +43,7 @@ class Lane:
     slot: str
     shared: list[str]
     dead: bool
+    stretches: int = 1
 
 
 @dataclass
@@ -61,28 +52,7 @@ class Layout:
     lanes: dict[str, Lane]
     stages: list[Stage]
     output: list[str]
-
-
-def full_name(call: dict[str, Any]) -> str:
-    """Return path, index, output and slot, as a trace prints them."""
-    return str(call.get("id") or f"{call.get('path') or 'model'}#{call.get('index', 0)}{call.get('slot') or ''}")
-
-
-def sizes(call: dict[str, Any]) -> str:
-    """Return the output's shape without its sample axis, as "16×32×32"."""
-    shape = call.get("shape")
-    if not isinstance(shape, (list, tuple)):
-        return str(shape or "")
-    axis = (call.get("axes") or {}).get("sample", 0)
-    kept = [str(n) for i, n in enumerate(shape) if i != axis]
-    return "×".join(kept) or "scalar"
-
-
-def own_modality(call: dict[str, Any]) -> str | None:
-    """Return the one modality whose lane the call belongs to, or None."""
-    depends = call.get("depends_on") or []
-    meeting = call.get("fused") and call.get("kind")
-    return str(depends[0]) if len(depends) == 1 and not meeting else None
+    exchanges: int = 0
 
 
 def arrange(trace: dict[str, Any]) -> Layout:
@@ -90,29 +60,20 @@ def arrange(trace: dict[str, Any]) -> Layout:
     calls: list[dict[str, Any]] = list(trace.get("calls") or [])
     modalities = [str(m) for m in trace.get("modalities") or []]
     taps = set(trace["taps"]) if trace.get("taps") else {c["id"] for c in calls if c.get("tap")}
-    points = _few(_points(trace, calls))
-    repeated = {c.get("path") for c in calls if c.get("index")}
-    drawn_as_point = {p.call for p in points if not p.functional}
-
-    stages = [Stage(point=p) for p in points] + [Stage()]
-    pure: list[dict[str, list[tuple[dict, str]]]] = [{} for _ in stages]
-    fused: list[list[dict]] = [[] for _ in stages]
     ancestors = _tapped_ancestors(calls, taps)
-    for place, call in enumerate(calls):
-        if not call.get("leaf"):
-            continue
-        stage = sum(p.place <= place for p in points)
-        modality = own_modality(call)
-        if modality is not None:
-            # A lane waits only for the points it takes part in, so that independent lanes lie below each other.
-            stage = max((k + 1 for k, p in enumerate(points[:stage]) if modality in p.modalities), default=0)
-            pure[stage].setdefault(modality, []).append((call, ancestors.get((full_name(call), modality), "")))
-        elif call.get("depends_on") and full_name(call) not in drawn_as_point:
-            fused[stage].append(call)
+    ancestors |= _taps_without_calls(calls, taps - set(ancestors.values()))
+    points, inside = meetings(trace, calls)
+    inside -= {full_name(c) for c in calls if lane_of(c) is not None} & taps
+    exchanges = sum(p.exchange for p in points)
+    pure, fused = _in_stages(calls, points, inside, ancestors)
+    points = few(points, {k for k, found in enumerate(pure) if any(tap for own in found.values() for _, tap in own)})
+    pure, fused = _in_stages(calls, points, inside, ancestors)
+    stages = [Stage(point=p) for p in points] + [Stage()]
+    repeated = {c.get("path") for c in calls if c.get("index")}
 
     by_id = {full_name(c): c for c in calls}
     lanes: dict[str, Lane] = {}
-    of_lane = {m: [call for stage in pure for call, _ in stage.get(m, [])] for m in modalities}
+    of_lane = {m: [c for c in calls if c.get("leaf") and lane_of(c) == m] for m in modalities}
     paths = {m: {c.get("path") for c in own} for m, own in of_lane.items()}
     reached = _reached(calls, modalities)
     for m in modalities:
@@ -126,8 +87,11 @@ def arrange(trace: dict[str, Any]) -> Layout:
             slot=slots.pop() if len(slots) == 1 else "",
             shared=sharing,
             dead=m not in reached,
+            stretches=len({c.get("stretch") or 0 for c in own}),
         )
         whole = len(own) <= SHOWN_WHOLE
+        tapped = [str(by_id.get(t, {}).get("path") or "") for found in pure for _, t in found.get(m, []) if t]
+        prefix = _prefix(tapped) or prefix
         for stage, found in zip(stages, pure, strict=True):
             stage.lanes[m] = _items(found.get(m, []), by_id, prefix, repeated, whole)
     every = sum(map(len, fused))
@@ -136,7 +100,27 @@ def arrange(trace: dict[str, Any]) -> Layout:
         hidden = [c for c in found_fused if c not in shown]
         stage.fused = _rest(hidden, "", repeated, False) + [_box(c, "", repeated, "") for c in shown]
     outputs = [c for c in calls if not c.get("path")]
-    return Layout(modalities, lanes, stages, [sizes(c) for c in outputs])
+    return Layout(modalities, lanes, stages, [sizes(c) for c in outputs], exchanges)
+
+
+def _in_stages(
+    calls: list[dict], points: list[Point], inside: set[str], ancestors: dict[tuple[str, str], str]
+) -> tuple[list[dict[str, list[tuple[dict, str]]]], list[list[dict]]]:
+    """The leaf calls between the points: those of each lane with the tap they belong to, and the fused ones."""
+    pure: list[dict[str, list[tuple[dict, str]]]] = [{} for _ in range(len(points) + 1)]
+    fused: list[list[dict]] = [[] for _ in pure]
+    for place, call in enumerate(calls):
+        modality, stretch, name = lane_of(call), call.get("stretch"), full_name(call)
+        if name in inside or not (call.get("leaf") or (name, modality) in ancestors):
+            continue
+        if modality is not None:
+            # A lane waits only for the points it takes part in, so that independent lanes lie below each other.
+            passed = [k + 1 for k, p in enumerate(points) if modality in p.modalities and p.precedes(place, stretch)]
+            stage = max(passed, default=0)
+            pure[stage].setdefault(modality, []).append((call, ancestors.get((name, modality), "")))
+        elif call.get("depends_on") or call.get("wired_to"):
+            fused[max((k + 1 for k, p in enumerate(points) if p.place <= place), default=0)].append(call)
+    return pure, fused
 
 
 def _reached(calls: list[dict], modalities: list[str]) -> set[str]:
@@ -145,59 +129,16 @@ def _reached(calls: list[dict], modalities: list[str]) -> set[str]:
     seen = {str(m) for c in roots for m in c.get("depends_on") or []}
     if roots or len(modalities) < 2:
         return seen if roots else set(modalities)
-    return {str(m) for c in calls if own_modality(c) is None for m in c.get("depends_on") or []}
-
-
-def _points(trace: dict, calls: list[dict]) -> list[Point]:
-    place_of = {full_name(c): i for i, c in enumerate(calls)}
-    points = []
-    for given in trace.get("fusion_points") or []:
-        call = given.get("call")
-        functional = bool(given.get("functional"))
-        parent = str(given.get("parent") or "") or "the model"
-        kind = str(given.get("kind") or "fusion")
-        if functional:
-            lines = ["functional", f"in {parent}", f"before {call}" if call else "before its output"]
-        else:
-            lines = [str(call) if call else f"in {parent}"]
-        text = str(given.get("text") or " ".join(lines))
-        meeting = [str(m) for m in given.get("modalities") or []]
-        points.append(Point(place_of.get(call, len(calls)), meeting, kind, lines, text, functional, call))
-    known = {m for p in points for m in p.modalities}
-    for place, call in enumerate(calls):
-        new = [str(m) for m in call.get("depends_on") or [] if m not in known]
-        if new and call.get("leaf") and own_modality(call) is None:
-            name = full_name(call)
-            points.append(
-                Point(place, new, "joins later", [name], f"{', '.join(new)} first meets others in {name}", True)
-            )
-            known.update(new)
-    return sorted(points, key=lambda p: p.place)
-
-
-def _few(points: list[Point]) -> list[Point]:
-    """Fold the middle ones of many fusion points into one."""
-    if len(points) <= MOST_POINTS:
-        return points
-    middle = points[MOST_POINTS - 2 : -1]
-    met = list(dict.fromkeys(m for p in middle for m in p.modalities))
-    folded = Point(
-        middle[0].place, met, f"{len(middle)} more", ["fusion points"], "\n".join(p.title for p in middle), True
-    )
-    return [*points[: MOST_POINTS - 2], folded, points[-1]]
+    return {str(m) for c in calls if lane_of(c) is None for m in c.get("depends_on") or []}
 
 
 def _tapped_ancestors(calls: list[dict], taps: set[str]) -> dict[tuple[str, str], str]:
     """By (leaf, modality): the id of the tapped call that is the leaf, or the nearest one that contains it."""
     by_id = {full_name(c): c for c in calls}
-    tapped = {
-        (c.get("path"), c.get("index"), str(c["depends_on"][0])): full_name(c)
-        for c in calls
-        if full_name(c) in taps and c.get("depends_on")
-    }
+    tapped = {(c.get("path"), c.get("index"), _lane_of_tap(c)): full_name(c) for c in calls if full_name(c) in taps}
     found = {}
     for call in calls:
-        modality = own_modality(call)
+        modality = lane_of(call)
         if not call.get("leaf") or modality is None:
             continue
         if full_name(call) in taps:
@@ -206,12 +147,26 @@ def _tapped_ancestors(calls: list[dict], taps: set[str]) -> dict[tuple[str, str]
         above: dict[str, Any] | None = by_id.get(call.get("parent") or "")
         steps = 0
         while above is not None and steps < 100:
-            key = (above.get("path"), above.get("index"), modality)
-            if key in tapped:
-                found[(full_name(call), modality)] = tapped[key]
+            own = (above.get("path"), above.get("index"), modality)
+            name = tapped.get(own) or tapped.get((*own[:2], None))
+            # After an exchange inside it, a container's output belongs to a later stretch than its first calls.
+            if name and by_id[name].get("stretch") in (None, call.get("stretch")):
+                found[(full_name(call), modality)] = name
                 break
             above, steps = by_id.get(above.get("parent") or ""), steps + 1
     return found
+
+
+def _taps_without_calls(calls: list[dict], taps: set[str]) -> dict[tuple[str, str], str]:
+    """Tapped containers whose own code makes their output, so that no leaf call stands for it."""
+    found = ((full_name(c), lane_of(c)) for c in calls if full_name(c) in taps)
+    return {(name, modality): name for name, modality in found if modality is not None}
+
+
+def _lane_of_tap(call: dict[str, Any]) -> str | None:
+    """The lane of a tapped call; None, which fits any lane, for a container that sees several modalities."""
+    depends = call.get("depends_on") or []
+    return lane_of(call) or (str(depends[0]) if len(depends) == 1 or ("lane" not in call and depends) else None)
 
 
 def _items(
@@ -229,7 +184,7 @@ def _items(
             items += _rest([c for c, _ in waiting[:start]], prefix, repeated, whole)
             shown = by_id.get(tap, call)
             box = _box(shown, prefix, repeated, f"level {shown['level']}" if "level" in shown else "tap")
-            box.calls = len(waiting) - start
+            box.calls = sum(bool(c.get("leaf")) for c, _ in waiting[start:])
             if box.calls > 1:
                 box.title += f"\n{box.calls} calls inside"
             items.append(box)
@@ -252,11 +207,11 @@ def _box(call: dict, prefix: str, repeated: set, tap: str) -> Item:
         name += f" #{call.get('index', 0)}"
     slot = str(call.get("slot") or "")
     detail = (str(call.get("module") or ""), f"{slot} {sizes(call)}".strip())
-    return Item(name, detail, _title(call), tap)
+    return Item(name, detail, "\n".join([_title(call), *remarks(call)]), tap, idle=bool(idle_on(call)))
 
 
 def _group(calls: list[dict]) -> Item:
-    listed = "\n".join(_title(c) for c in calls[:20])
+    listed = "\n".join(f"{_title(c)}{''.join(f' ({said})' for said in remarks(c))}" for c in calls[:20])
     more = f"\n… and {len(calls) - 20} more" if len(calls) > 20 else ""
     return Item(str(len(calls)), ("calls" if len(calls) > 1 else "call",), listed + more, "", len(calls), True)
 

@@ -17,7 +17,9 @@ from markupsafe import Markup
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
 from fusionscope.report import _charts, _prose, _tables
+from fusionscope.report._calls import idle_on
 from fusionscope.report._drawing import trace_svg
+from fusionscope.report._lanes import arrange
 from fusionscope.report._palette import colour, shape, variables
 from fusionscope.report._view import DissectionLike, View, number, text
 
@@ -86,6 +88,8 @@ def render(view: View) -> str:
         "key": [(m, colour(i), GLYPHS[shape(i)]) for i, m in enumerate(view.modalities)],
         "colour": lambda m: colour(view.modalities.index(m)) if m in view.modalities else "var(--soft)",
         "title": text(view.section("model").get("name")) or "model",
+        "exchanges": arrange(view.trace).exchanges,
+        "idle": any(idle_on(call) for call in view.trace.get("calls") or []),
         "unused": [str(path) for path in view.trace.get("unused") or []],
     }
     context["heights"] = {name: _height(chart) for name, chart in charts.items()}

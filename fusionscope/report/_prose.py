@@ -308,9 +308,11 @@ def trace(view: View) -> str:
     layout = arrange(view.trace)
     if len(layout.lanes) > 1:
         lanes = listing([f"{m} {lane.calls}" for m, lane in layout.lanes.items()])
-        parts = [f"Calls that see one modality only: {lanes}."]
+        parts = [f"{'Calls of each lane' if layout.exchanges else 'Calls that see one modality only'}: {lanes}."]
     else:
         parts = [f"{m} runs through {count(lane.calls, 'call')}." for m, lane in layout.lanes.items()]
+    if layout.exchanges:
+        parts.append(f"After {count(layout.exchanges, 'exchange')} the lanes go on.")
     if points:
         more = f", and {count(len(points) - 3, 'further point')}" if len(points) > 3 else ""
         noun = "Fusion point" if len(points) == 1 else f"{len(points)} fusion points"

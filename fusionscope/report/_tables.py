@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusionscope.report._calls import full_name, remarks
 from fusionscope.report._charts import subset_name
-from fusionscope.report._lanes import full_name
 from fusionscope.report._prose import interval, num
 from fusionscope.report._view import Estimate, View, number, text, truth
 
@@ -88,7 +88,7 @@ def calls(view: View) -> Table:
     leaves = [c for c in view.trace.get("calls") or [] if c.get("leaf")]
     body = []
     for call in leaves[:CALLS_LISTED]:
-        depends = ", ".join(map(str, call.get("depends_on") or [])) or "no modality"
+        depends = "; ".join([", ".join(map(str, call.get("depends_on") or [])) or "no modality", *remarks(call)])
         shape = call.get("shape")
         shown = "×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else str(shape or "")
         meets = (call.get("kind") or "fused") if call.get("fused") else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import Entry
-from fusionscope.tracing._units import fitting_axis, unit_axis
+from fusionscope.tracing._units import fitting_axis, flattened_axis, taken_axis, unit_axis
 
 
 def needs_detail(relation: Relation) -> set[CallKey]:
@@ -48,6 +49,7 @@ def points_of(meetings: Sequence[Meeting], calls: Sequence[Call]) -> list[Fusion
             m.kind,
             m.names,
             m.round,
+            m.exchange,
             leaves.get(m.mixed_by) if m.mixed_by is not None else None,
         )
         for m in meetings
@@ -59,6 +61,10 @@ class _Calls:
         self.base, self.relations = base, list(relations)
         self.first = self.relations[0]
         self.records = base.run.calls
+        self.takers: dict[tuple[object, ...], list[Record]] = {}
+        for record in self.records.values():
+            for print_ in record.inputs.values():
+                self.takers.setdefault(print_.key, []).append(record)
 
     def all(self) -> list[Call]:
         found: list[Call] = []
@@ -125,7 +131,7 @@ class _Calls:
         )
 
     def _inherit_units(self, calls: list[Call]) -> list[Call]:
-        """Give elementwise modules, pools and containers the unit axis of the call their values come from."""
+        """Give elementwise modules, pools and containers the unit axis of the call their values come from, or go to."""
         known: dict[tuple[object, ...], Call] = {}
         leaves: dict[str, Call] = {}
         by_rank: dict[int, list[Call]] = {}
@@ -143,6 +149,8 @@ class _Calls:
                 alike = reversed(by_rank.get(len(call.shape), []))
                 before = next((c for c in alike if c.wired_to & call.wired_to), None)
                 unit = unit_from([*(known.get(e.print.key) for e in self.first.inputs[call.key]), before], call)
+            unit = self._taken(call) if unit is None else unit
+            unit = self._flattened(call, leaves) if unit is None else unit
             call = replace(call, axes=_with_unit(call, unit))
             leaves[call.id] = call
             by_rank.setdefault(len(call.shape), []).append(call)
@@ -156,9 +164,31 @@ class _Calls:
             if unit is None:
                 alike = reversed(by_rank.get(len(call.shape), []))
                 inside = next((c for c in alike if self._within(c, call)), None)
-                unit = unit_from([known.get(call.same_as), inside], call)
+                unit = unit_from([known.get(call.same_as)], call)
+                unit = self._taken(call) if unit is None else unit
+                unit = unit_from([inside], call) if unit is None else unit
+                unit = self._flattened(call, leaves) if unit is None else unit
             result.append(replace(call, axes=_with_unit(call, unit)))
         return result
+
+    def _taken(self, call: Call) -> int | None:
+        """The unit axis that the first call of a known type which takes the same tensor tells."""
+        return next(
+            (
+                axis
+                for record in self.takers.get(call.same_as, ())
+                if (axis := taken_axis(record.module, call.shape, call.axes.sample)) is not None
+            ),
+            None,
+        )
+
+    def _flattened(self, call: Call, leaves: Mapping[str, Call]) -> int | None:
+        """The unit axis of a sequence that a map before it was flattened to."""
+        maps = (c for c in list(leaves.values())[::-1] if len(c.shape) > 3 and c.axes.unit is not None)
+        source = next((c for c in maps if c.wired_to == call.wired_to), None)
+        if source is None:
+            return None
+        return flattened_axis(call.shape, call.axes.sample, math.prod(source.shape[a] for a in source.axes.location))
 
     def _within(self, inner: Call, outer: Call) -> bool:
         parent: CallKey | None = inner.parent

@@ -127,6 +127,7 @@ class FusionPoint:
         kind: "join" where the modalities come to lie side by side, "mix" where they are combined.
         modalities: the modalities that meet.
         round: 0 where modalities first meet; n where lanes meet that went on after the n-th exchange.
+        exchange: the lanes of the modalities go on from here.
         mixed_by: for a join, the first later call that mixes them, if any.
     """
 
@@ -136,6 +137,7 @@ class FusionPoint:
     kind: Kind
     modalities: frozenset[str]
     round: int = 0
+    exchange: bool = False
     mixed_by: Call | None = None
 
     def __str__(self) -> str:

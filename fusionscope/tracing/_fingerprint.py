@@ -123,7 +123,7 @@ def _small(x: Tensor, several: int) -> Hashed:
     grid = mixed * _weights(len(x))[:, None]
     rest = grid.reshape(-1, several, x.shape[1]).sum(0), grid.reshape(several, -1, x.shape[1]).sum(1)
     values = values if finite else np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    return mixed.sum(1), rest, finite, bool(finite and low == high), _sketch(values)
+    return mixed.sum(1), rest, finite, bool(finite and low == high and x.numel() > 1), _sketch(values)
 
 
 def _large(x: Tensor, full: bool, several: int) -> Hashed:

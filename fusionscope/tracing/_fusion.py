@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fusionscope.tracing._call import Kind
-from fusionscope.tracing._record import CallKey, Recording, Source
+from fusionscope.tracing._record import CallKey, Recording, Side, Source
 from fusionscope.tracing._relation import Base, Relation
-from fusionscope.tracing._rows import Entry, Side, World, entry_index
+from fusionscope.tracing._rows import Entry, World, entry_index
 
 RESTARTS = 32
 ROUNDS = 32
@@ -24,7 +24,7 @@ Restart = Callable[[Source], Recording | None]
 class Meeting:
     """A fused call none of whose inputs is fused, or (``key`` None) the model's own code after its last call.
 
-    ``after``: the calls whose input follows this one's output.
+    ``after``: the calls whose input follows this one's output; ``exchange``: lanes go on from it.
     """
 
     key: CallKey | None
@@ -35,6 +35,7 @@ class Meeting:
     round: int
     after: set[CallKey] = field(default_factory=set)
     mixed_by: CallKey | None = None
+    exchange: bool = False
 
 
 class Fusion:
@@ -51,7 +52,7 @@ class Fusion:
 
     def __init__(self, base: Base, first: Relation, world: World, restart: Restart) -> None:
         self.base, self.world = base, world
-        self.calls = world.base.calls
+        self.calls = base.run.calls
         self.order = {key: place for place, key in enumerate(self.calls)}
         self.relations = [first]
         self.meetings: list[Meeting] = []
@@ -142,7 +143,8 @@ class Fusion:
             return set(later)
         after: set[CallKey] = set()
         for other in later:
-            now, before = changed.calls.get(other), self.calls[other].inputs
+            now, usual = changed.calls.get(other), self.world.base.calls.get(other)
+            before = usual.inputs if usual is not None else {}
             if now is None or any(p not in now.inputs or now.inputs[p].key != before[p].key for p in before):
                 after.add(other)
         return after
@@ -168,7 +170,7 @@ class Fusion:
 
     def _follow(self, relation: Relation, found: list[Meeting]) -> Relation | None:
         """The relation after an exchange; None if no two lanes go on."""
-        shares, sure = self._shares(relation, found)
+        shares, parts, sure = self._shares(relation, found)
         if len(shares) < 2:
             return None
         runs: dict[str, list[Recording]] = {}
@@ -180,7 +182,7 @@ class Fusion:
         met = frozenset[str]().union(*(m.names for m in found))
         held = relation.wired or relation.plain
         runs |= {m: list(r) for m, r in held.runs.items() if m not in met}
-        following = Relation(self.base, World(self.world.base, runs), failed=relation.failed)
+        following = Relation(self.base, World(self.world.base, runs), failed=relation.failed, lanes=frozenset(shares))
         first = min(self.order[source.key] for sources in shares.values() for source in sources)
         own = {
             lane: any(
@@ -191,43 +193,52 @@ class Fusion:
             for lane in shares
         }
         meets = any(len(e.wired_to) > 1 for given in following.outputs.values() for e in given)
-        return following if sum(own.values()) > 1 and (sure or meets) else None
+        if sum(own.values()) < 2 or not (sure or meets):
+            return None
+        for meeting in parts:
+            meeting.exchange = True
+        return following
 
-    def _shares(self, relation: Relation, found: list[Meeting]) -> tuple[dict[str, list[Source]], bool]:
-        """Whose lane goes on from which tensors, and whether that is sure although they should not meet again."""
+    def _shares(self, relation: Relation, found: list[Meeting]) -> tuple[dict[str, list[Source]], list[Meeting], bool]:
+        """Whose lane goes on from which tensors, which meetings that makes exchanges, and whether it is sure although
+        the lanes should not meet again.
+        """
         sure = False
+        parts: list[Meeting] = []
         shares: dict[str, list[Source]] = {}
         inside: dict[CallKey | None, list[Meeting]] = {}
         for meeting in found:
             if meeting.key is not None:
                 inside.setdefault(self._container(relation, meeting.key), []).append(meeting)
-        twins: dict[tuple[str, str], list[tuple[str, Source]]] = {}
+        twins: dict[tuple[str, str], list[tuple[str, Source, Meeting]]] = {}
         for container, meetings in inside.items():
             split = self._split(relation, container) if container is not None else {}
             if split:
                 sure = True
+                parts += meetings
                 for lane, sources in split.items():
                     shares.setdefault(lane, []).extend(sources)
                 continue
             if container is not None and len(meetings) == 1:
                 sure = True
-                singles = [(container, self._source(relation, container, "outputs"), "call")]
+                singles = [(container, self._source(relation, container, "outputs"), "call", meetings[0])]
             else:
                 singles = [
-                    (m.key, self._source(relation, m.key, "inputs" if m.functional else "outputs"), m.kind)
+                    (m.key, self._source(relation, m.key, "inputs" if m.functional else "outputs"), m.kind, m)
                     for m in meetings
                     if m.key is not None
                 ]
-            for key, source, kind in singles:
+            for key, source, kind, meeting in singles:
                 lane = self._owner(relation, key, source) if source is not None else None
                 if lane is not None and source is not None:
                     name = type(self.calls[key].module).__name__
-                    twins.setdefault((name, kind), []).append((lane, source))
-        for pairs in twins.values():
-            if len({lane for lane, _ in pairs}) > 1:
-                for lane, source in pairs:
+                    twins.setdefault((name, kind), []).append((lane, source, meeting))
+        for same in twins.values():
+            if len({lane for lane, _, _ in same}) > 1:
+                for lane, source, meeting in same:
                     shares.setdefault(lane, []).append(source)
-        return shares, sure
+                    parts.append(meeting)
+        return shares, parts, sure
 
     def _container(self, relation: Relation, key: CallKey) -> CallKey | None:
         """The innermost call around a meeting that takes no fused tensor; None for the model itself."""
@@ -278,7 +289,7 @@ class Fusion:
             for lane, out in zip(lanes, outs, strict=True)
         }
 
-    def _source(self, relation: Relation, key: CallKey, side: str) -> Source | None:
+    def _source(self, relation: Relation, key: CallKey, side: Side) -> Source | None:
         """The one fused floating tensor that a call takes or gives."""
         found = [
             e
@@ -349,6 +360,8 @@ def lane_at(
             mine = entry.place == place and (entry.positions is None or position in entry.positions)
             if mine and entry.wired_to:
                 one = len(entry.wired_to) == 1 and not entry.unknown
+                if one and number and not entry.wired_to <= relations[number].lanes:
+                    continue  # a lane that took no part in this exchange
                 return (next(iter(entry.wired_to)), number) if one else None
     return None
 

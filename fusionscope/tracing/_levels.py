@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     found = {}
     for modality in trace.modalities:
         parametric = [c for stretch in trace.lanes[modality] for c in stretch if c.parametric]
-        lane = _Lane(modality, children, max(len(parametric), 1))
+        lane = _Lane(modality, children, len(parametric))
         chosen = _fold(lane.opened(lane.largest(None)))
         chosen = [c for c in chosen if usable(c) and c.same_as != trace.prediction]
         chosen = _thin(_without_pooled(list({c.same_as: c for c in chosen}.values())))
@@ -90,8 +91,10 @@ class _Lane:
     children: Mapping[tuple[str, int] | None, Sequence[Call]]
     total: int
 
-    def pure(self, call: Call) -> bool:
-        return call.lane == self.modality and call.floating
+    def own(self, call: Call, siblings: Sequence[Call]) -> bool:
+        """The call gives a tensor of this lane, and not as a by-product of a fused one."""
+        first = next((c for c in siblings if c.key == call.key and c.floating), call)
+        return call.lane == self.modality and call.floating and not (first.lane is None and len(first.wired_to) > 1)
 
     def largest(self, parent: tuple[str, int] | None) -> list[Call]:
         """The outermost calls that belong to the lane, in order.
@@ -105,10 +108,10 @@ class _Lane:
         for call in inner:
             if call.key in done:
                 continue
-            if self.pure(call) and call.parent is not None:
+            if self.own(call, inner) and call.parent is not None:
                 done.add(call.key)
                 chosen.append(call)
-            elif call.parent is None or not any(self.pure(c) for c in inner if c.key == call.key):
+            elif call.parent is None or not any(self.own(c, inner) for c in inner if c.key == call.key):
                 done.add(call.key)
                 if call.parent is None or len(call.takes) < 2 or self.weight(call) >= OPEN_SHARE * self.total:
                     chosen += self.largest(call.key)
@@ -119,9 +122,8 @@ class _Lane:
         for number, call in enumerate(chosen):
             inner = self.largest(call.key)
             others = chosen[:number] + chosen[number + 1 :]
-            resolutions = {_resolution(c) for c in others if self.weight(c)}
-            heavy = self.weight(call) >= OPEN_SHARE * self.total
-            several = len(inner) > 1 and len(resolutions) < 3
+            heavy = self.total > 0 and self.weight(call) >= OPEN_SHARE * self.total
+            several = len(inner) > 1 and _resolutions([c for c in others if self.weight(c)]) < 3
             if heavy and (several or (len(inner) == 1 and self.weight(inner[0]) > 1)):
                 return self.opened(chosen[:number] + inner + chosen[number + 1 :])
         return chosen
@@ -132,6 +134,12 @@ class _Lane:
             return int(call.parametric)
         inside = [c for c in self.children.get(call.key, ()) if not c.leaf or c.lane == self.modality]
         return sum(self.weight(c) for c in {c.key: c for c in inside}.values())
+
+
+def _resolutions(chosen: Sequence[Call]) -> int:
+    """How many clearly different numbers of locations there are; a class token more or less is the same."""
+    counts = sorted({math.prod(_resolution(c)) for c in chosen if c.axes.location and c.axes.unit is not None})
+    return sum(i == 0 or count >= 1.5 * counts[i - 1] for i, count in enumerate(counts))
 
 
 def _without_pooled(chosen: list[Call]) -> list[Call]:

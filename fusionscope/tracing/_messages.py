@@ -145,6 +145,8 @@ def unused_modules(model: nn.Module, paths: Mapping[str, nn.Module], base: Recor
     for path, module in paths.items():
         parent = path.rpartition(".")[0]
         owned_by_attention = isinstance(model.get_submodule(parent), nn.MultiheadAttention) if parent else False
+        if isinstance(module, nn.ParameterList | nn.ParameterDict):
+            continue
         if path not in fired and any(True for _ in module.parameters(recurse=False)) and not owned_by_attention:
             found.append(path)
     return found

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from fusionscope.tracing._fingerprint import Fingerprint, fingerprint
 
 CallKey = tuple[str, int]
 Prints = dict[str, Fingerprint]
+Side = Literal["inputs", "outputs"]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Source:
     """Tensors to disturb: at some places of what a call takes or gives, by choice only some indices of an axis."""
 
     key: CallKey
-    side: str
+    side: Side
     places: frozenset[str]
     axis: int = 0
     index: tuple[int, ...] | None = None

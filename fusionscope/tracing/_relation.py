@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from fusionscope.tracing._record import CallKey, Recording
-from fusionscope.tracing._rows import Entry, Rows, Side, World, effects, entries, find_among, first_axis
+from fusionscope.tracing._fingerprint import Fingerprint
+from fusionscope.tracing._record import CallKey, Recording, Side
+from fusionscope.tracing._rows import Entry, Rows, World, effects, entries, find_rows, first_axis
 
 NOISE = 10.0
 NONE: frozenset[str] = frozenset()
@@ -14,15 +16,17 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass
 class Base:
-    """The unchanged runs: where the samples lie in every tensor, and which tensors repeat."""
+    """The unchanged runs: where the samples lie in every tensor, and which tensors repeat.
+
+    ``singles`` and ``moved`` are pairs of an unchanged run and one with a single sample, or one modality, replaced.
+    """
 
     run: Recording
     repeat: Recording
-    single: Recording
+    singles: list[tuple[Recording, Recording]]
+    moved: list[tuple[Recording, Recording]]
     sample: int
     size: int
-    wired_single: Recording | None = None
-    worlds: tuple[World, ...] = ()
     _rows: dict[tuple[CallKey, Side], dict[str, Rows]] = field(default_factory=dict)
 
     def unsteady(self, key: CallKey, side: Side) -> set[str]:
@@ -35,45 +39,53 @@ class Base:
     def rows(self, key: CallKey, side: Side) -> dict[str, Rows]:
         """Where the samples are, by the place of a tensor."""
         if (key, side) not in self._rows:
-            other = self.single.calls.get(key)
             unsteady = self.unsteady(key, side)
             found = {}
             for place, print_ in getattr(self.run.calls[key], side).items():
-                changed = getattr(other, side).get(place) if other else None
+                singles = _pairs(self.singles, key, side, place)
                 if place in unsteady:
                     found[place] = first_axis(print_, self.size)
+                elif singles and singles[0][0] is not print_:
+                    found[place] = Rows(None, 1, "coupled")
                 else:
-                    pairs = [(print_, changed)] if changed is not None else []
-                    if self.wired_single is not None:
-                        pairs += self._pairs(self.worlds[-1].base, [self.wired_single], key, side, place)
-                    moved = [p for w in self.worlds for r in w.runs.values() for p in self._pairs(w.base, r, key, side, place)]
-                    found[place] = find_among(print_, pairs, self.sample, self.size, moved)
+                    moved = _pairs(self.moved, key, side, place)
+                    found[place] = find_rows(print_, singles, self.sample, self.size, moved)
             self._rows[key, side] = found
         return self._rows[key, side]
-
-    def _pairs(self, base, runs, key, side, place):
-        found = []
-        for run in runs:
-            one, two = base.calls.get(key), run.calls.get(key)
-            if one is not None and two is not None:
-                a, b = getattr(one, side).get(place), getattr(two, side).get(place)
-                if a is not None and b is not None:
-                    found.append((a, b))
-        return found
 
     def forget_rows(self) -> None:
         """Find the rows again, after large tensors were hashed in full."""
         self._rows.clear()
 
 
+def _pairs(
+    runs: Sequence[tuple[Recording, Recording]], key: CallKey, side: Side, place: str
+) -> list[tuple[Fingerprint, Fingerprint]]:
+    found = []
+    for run in runs:
+        records = [recording.calls.get(key) for recording in run]
+        prints = [getattr(record, side).get(place) for record in records if record is not None]
+        if len(prints) == 2 and None not in prints:
+            found.append((prints[0], prints[1]))
+    return found
+
+
 class Relation:
     """The entries of what every call takes (``inputs``) and gives (``outputs``).
 
-    ``failed`` modalities could not be changed: whether something depends on them is unknown.
+    ``failed`` modalities could not be changed: whether something depends on them is unknown. ``lanes`` go on from the
+    exchange that this is about.
     """
 
-    def __init__(self, base: Base, plain: World, wired: World | None = None, failed: frozenset[str] = NONE) -> None:
-        self.base, self.plain, self.wired, self.failed = base, plain, wired, failed
+    def __init__(
+        self,
+        base: Base,
+        plain: World,
+        wired: World | None = None,
+        failed: frozenset[str] = NONE,
+        lanes: frozenset[str] = NONE,
+    ) -> None:
+        self.base, self.plain, self.wired, self.failed, self.lanes = base, plain, wired, failed, lanes
         self.inputs: dict[CallKey, list[Entry]] = {}
         self.outputs: dict[CallKey, list[Entry]] = {}
         made: dict[tuple[object, ...], Entry] = {}

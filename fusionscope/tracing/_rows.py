@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from fusionscope.tracing._fingerprint import Fingerprint
-from fusionscope.tracing._record import CallKey, Recording
+from fusionscope.tracing._record import CallKey, Recording, Side
 
-Side = Literal["inputs", "outputs"]
 Runs = Mapping[str, Sequence[Recording]]
 
 
@@ -38,22 +36,43 @@ class Rows:
         return [np.arange(j, length, self.per_sample) for j in range(self.per_sample)]
 
 
-def find_rows(base: Fingerprint, single: Fingerprint | None, sample: int, size: int) -> Rows:
-    """Find the axis on which replacing one ``sample`` of ``size`` changed that sample's indices only."""
+Pair = tuple[Fingerprint, Fingerprint]
+
+
+def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int, moved: Sequence[Pair] = ()) -> Rows:
+    """Find the axis on which replacing one ``sample`` of ``size`` changed that sample's indices only.
+
+    ``singles`` are the tensor before and after that, in the model as it is and, if there is one, in the wired copy;
+    ``moved`` the same for other changes, which decide where blocks and neighbours fit alike.
+    """
     if not base.shape:
         return Rows(None, 1, "scalar")
-    changed = None if single is None else base.changed(single)
-    if changed is None:
+    masks = [one.changed(other) for one, other in singles]
+    if not masks or masks[0] is None:
         return Rows(None, 1, "coupled")
-    found = _fitting(changed, sample, size)
-    if found:
-        return found[0]
-    return first_axis(base, size) if not any(mask.any() for mask in changed) else Rows(None, 1, "coupled")
+    alike = [mask for mask in masks if mask is not None and len(mask) == len(masks[0])]
+    union = [np.logical_or.reduce(axis) for axis in zip(*alike, strict=True)]
+    found = _fitting(union, sample, size) or _fitting(masks[0], sample, size)
+    if not found and any(mask.any() for mask in masks[0]):
+        return Rows(None, 1, "coupled")
+    if not found:
+        found = [first_axis(base, size)]
+        if found[0].per_sample > 1:
+            found = [replace(found[0], pattern=pattern) for pattern in ("interleaved", "stacked")]
+    changes = [mask for one, other in moved if (mask := one.changed(other)) is not None]
+
+    def undecided(rows: Rows) -> float:
+        """How many rows of one position moved while others of it did not."""
+        axis = rows.axis or 0
+        shares = [m[axis][i].mean() for m in changes if len(m) > axis for i in rows.positions(base.shape[axis])]
+        return float(sum(min(share, 1 - share) for share in shares))
+
+    return min(found, key=undecided) if len(found) > 1 else found[0]
 
 
 def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
-    """The rows that agree with what moved, the likeliest first; several that are as likely as that one."""
-    best: list[tuple[tuple[int, int], Rows]] = []
+    """The rows that agree with what moved, the likeliest first; several where they are as likely."""
+    found: list[tuple[tuple[int, int], Rows]] = []
     for axis, mask in enumerate(changed):
         if len(mask) % size or not len(mask) or not mask.any():
             continue
@@ -66,39 +85,10 @@ def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
                 "interleaved": set(range(sample * k, (sample + 1) * k)),
             }
         for pattern, expected in patterns.items():
-            missing = len(expected - hit)
             if hit <= expected:
-                best.append(((missing, axis), Rows(axis, k, pattern)))
-    best.sort(key=lambda one: one[0])
-    return [rows for order, rows in best if order == best[0][0]]
-
-
-def find_among(base: Fingerprint, singles: Sequence[tuple[Fingerprint, Fingerprint]], sample: int, size: int,
-               moved: Sequence[tuple[Fingerprint, Fingerprint]]) -> Rows:
-    """:func:`find_rows` from several pairs of runs; where blocks and neighbours fit alike, by what else moved."""
-    best = find_rows(base, singles[0][1], sample, size) if singles else Rows(None, 1, "coupled")
-    masks = [m for m in (a.changed(b) for a, b in singles) if m is not None]
-    if best.pattern == "coupled" or best.pattern == "scalar" or not masks or any(len(m) != len(masks[0]) for m in masks):
-        return best
-    union = [np.logical_or.reduce(axis) for axis in zip(*masks, strict=True)]
-    if best.pattern == "unmoved":
-        found = _fitting(union, sample, size)
-        if not found and any(mask.any() for mask in union):
-            return best
-        found = found or [Rows(best.axis, best.per_sample, p) for p in ("stacked", "interleaved")]
-    else:
-        found = _fitting([m if i == best.axis else m & False for i, m in enumerate(union)], sample, size)
-        found = found or _fitting(masks[0], sample, size)
-    if len(found) == 1 or found[0].axis is None or found[0].per_sample == 1:
-        return found[0] if best.pattern != "unmoved" or found[0].per_sample > 1 or len(found) == 1 else best
-    others = [m[found[0].axis] for a, b in moved if (m := a.changed(b)) is not None and len(m) > found[0].axis]
-
-    def mixed(rows: Rows) -> float:
-        length = base.shape[rows.axis or 0]
-        shares = [mask[index].mean() for mask in others for index in rows.positions(length)]
-        return sum(min(share, 1 - share) for share in shares)
-
-    return min(found, key=mixed)
+                found.append(((len(expected - hit), axis), Rows(axis, k, pattern)))
+    found.sort(key=lambda one: one[0])
+    return [rows for order, rows in found if order == found[0][0]]
 
 
 def first_axis(base: Fingerprint, size: int) -> Rows:
@@ -165,7 +155,8 @@ def _moved(key: CallKey, side: Side, place: str, rows: Rows, world: World) -> _M
                     one.add(modality)
                 continue
             if rows.axis is None or rows.axis >= len(changed):
-                if any(mask.any() for mask in changed):
+                seen = any(modality in one for one in moved.sets)  # in a run that hashed this axis as well
+                if any(mask.any() for mask in changed) and not (seen and rows.axis is not None):
                     for one in moved.sets:
                         one.add(modality)
             else:

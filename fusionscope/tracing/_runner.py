@@ -16,7 +16,7 @@ from fusionscope.errors import InputError, ModelError
 from fusionscope.tracing._fingerprint import fingerprint
 from fusionscope.tracing._record import CallKey, Recorder, Recording, Source
 from fusionscope.tracing._rows import World
-from fusionscope.tracing._state import ModelState
+from fusionscope.tracing._state import ModelState, eager
 
 NOISE = 0.02
 
@@ -83,7 +83,7 @@ class Runner:
         best: tuple[int, int, Recording] | None = None
         for sample in dict.fromkeys((self.size // 2, 0, self.size - 1)):
             self.sample = sample
-            run = self._kept(self._one_replaced())
+            run = self.one_replaced()
             reshaped = len(_shapes(base) ^ _shapes(run))
             if best is None or reshaped < best[0]:
                 best = reshaped, sample, run
@@ -92,8 +92,8 @@ class Runner:
         _, self.sample, run = best or (0, self.sample, base)
         return run
 
-    def again_single(self) -> Recording:
-        """The single-sample run once more, as the model is now."""
+    def one_replaced(self) -> Recording:
+        """The same sample replaced in all modalities."""
         return self._kept(self._one_replaced())
 
     def world(self, base: Recording, draws: int) -> World:
@@ -144,11 +144,14 @@ class Runner:
                 continue
         return None
 
-    def deepen(self, keys: Collection[CallKey]) -> None:
-        """Repeat the runs so far, to hash the large tensors of some calls along every axis."""
+    def deepen(self, keys: Collection[CallKey], recordings: Collection[Recording]) -> None:
+        """Repeat some of the runs, to hash the large tensors of some calls along every axis."""
         self.full |= set(keys)
         noise = self.noise
+        wanted = {id(recording) for recording in recordings}
         for recording, batch, noisy in self._again:
+            if id(recording) not in wanted:
+                continue
             self.noise = noise if noisy else []
             with suppress(Exception):
                 recording.deepen(self._forward(batch, full=self.full, only=self.full), self.full)
@@ -170,7 +173,7 @@ class Runner:
         self.forwards += 1
         given = batch.clone()
         try:
-            with Recorder(self.model, size=self.size, **how) as recorder:
+            with eager(), Recorder(self.model, size=self.size, **how) as recorder:
                 self._returned = recorder.run(self.model, given.inputs, lambda: self.adapter.call(self.model, given))
         finally:
             self._silence()
@@ -184,7 +187,8 @@ class Runner:
         inputs = {}
         for modality, nest in self.batch.inputs.items():
             index = torch.arange(self.size)
-            index[self.sample] = self.maps[modality][0][self.sample]
+            first, second = (int(donors[self.sample]) for donors in self.maps[modality])
+            index[self.sample] = second if first == self.sample else first
             inputs[modality] = _take(nest, index, self.size)
         return self.batch.with_inputs(**inputs)
 

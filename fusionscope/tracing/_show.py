@@ -25,16 +25,17 @@ def tree(trace: Trace) -> str:
         count = sum(map(len, trace.lanes[modality]))
         lines.append(f"{modality}  ({count} calls)")
         shown = _lane(trace, modality)
-        kept = _shortened(shown, {tap.id for tap in trace.taps[modality]})
+        kept = shown if len(shown) <= LONGEST else _shortened(shown, {tap.id for tap in trace.taps[modality]})
         stretch = 0
-        for depth, call in kept:
+        for depth, call, count in kept:
             if call is None:
-                lines.append(f"  ... {depth} more calls")
+                lines.append(f"  ... {count} more call{'s' if count > 1 else ''}")
                 continue
             if call.stretch and call.stretch > stretch:
                 stretch = call.stretch
                 lines.append(f"  -- after exchange {stretch} --")
-            mark = f"  <- level {taps[call.id].level}" if call.id in taps else ""
+            mark = f", {count} calls" if count > 1 else ""
+            mark += f"  <- level {taps[call.id].level}" if call.id in taps else ""
             hidden = call.wired_to - call.depends_on
             mark += f"  (wired to {', '.join(sorted(hidden))}, inactive)" if hidden else ""
             lines.append(f"  {'  ' * depth}{_name(call)} {call.module} {_shape(call)}{mark}")
@@ -48,39 +49,52 @@ def tree(trace: Trace) -> str:
     return "\n".join(lines)
 
 
-def _lane(trace: Trace, modality: str) -> list[tuple[int, Call]]:
-    """The calls of a lane with their depth below its outermost container."""
-    depths: dict[tuple[str, int], int] = {}
-    shown = []
+Line = tuple[int, Call | None, int]
+
+
+def _lane(trace: Trace, modality: str) -> list[Line]:
+    """The calls of a lane with their depth below its outermost container; none that spans several stretches."""
+    spans: dict[tuple[str, int], set[object]] = {}
+    taps = {tap.id for tap in trace.taps[modality]}
     for call in trace.calls:
-        if call.lane != modality or call.parent is None:
+        spans.setdefault(call.key, set()).add((call.lane, call.stretch))
+    parents = {call.key: call.parent for call in trace.calls}
+    depths: dict[tuple[str, int], int] = {}
+    shown: list[Line] = []
+    for call in trace.calls:
+        whole = call.leaf or call.id in taps or len(spans[call.key]) == 1
+        if call.lane != modality or call.parent is None or not whole:
             continue
-        depth = depths[call.parent] + 1 if call.parent in depths else 0
+        above = call.parent
+        while above is not None and above not in depths:
+            above = parents.get(above)
+        depth = depths[above] + 1 if above is not None else 0
         depths[call.key] = depth
-        shown.append((depth, call))
+        shown.append((depth, call, 1))
     return shown
 
 
-def _shortened(shown: list[tuple[int, Call]], taps: set[str]) -> list[tuple[int, Call | None]]:
-    """A long lane without what runs inside its taps; one still long, with taps and containers only; counts the rest."""
-    if len(shown) <= LONGEST:
-        return list(shown)
-    kept: list[tuple[int, Call | None]] = []
+def _shortened(shown: list[Line], taps: set[str]) -> list[Line]:
+    """A long lane: its taps, with the number of calls in each, and the number of calls between them."""
+    kept: list[Line] = []
     within: int | None = None
-    left = 0
-    for depth, call in shown:
-        if within is not None and depth <= within:
+    inside = between = 0
+    for depth, call, _ in shown:
+        if call is None or (within is not None and depth > within):
+            inside += call is not None and call.leaf
+            continue
+        if within is not None:
+            kept[-1] = (0, kept[-1][1], inside)
             within = None
-        if within is None and (call.id in taps or not call.leaf or len(shown) <= 2 * LONGEST):
-            if left:
-                kept.append((left, None))
-                left = 0
-            kept.append((depth, call))
+        if call.id in taps:
+            kept += [(0, None, between)] if between else []
+            kept.append((0, call, 1))
+            within, inside, between = depth, 0, 0
         else:
-            left += 1
-        if within is None and call.id in taps:
-            within = depth
-    return [*kept, (left, None)] if left else kept
+            between += call.leaf
+    if within is not None:
+        kept[-1] = (0, kept[-1][1], inside)
+    return [*kept, (0, None, between)] if between else kept
 
 
 def _name(call: Call) -> str:
@@ -146,6 +160,7 @@ def _point(point: FusionPoint) -> dict[str, Any]:
         "kind": point.kind,
         "modalities": sorted(point.modalities),
         "round": point.round,
+        "exchange": point.exchange,
         "mixed_by": point.mixed_by.id if point.mixed_by else None,
         "text": str(point),
     }

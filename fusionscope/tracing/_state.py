@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections import deque
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,17 @@ def quiet(model: nn.Module) -> Generator[None, None, None]:
     try:
         for module, _ in modes:
             module.training = False
-        with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.inference_mode(False), torch.no_grad(), eager():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, training in modes:
             module.training = training
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Run compiled modules uncompiled. Where the compiler was not loaded (that takes seconds), none is compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _kept(value: Any) -> Any:

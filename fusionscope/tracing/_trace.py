@@ -19,7 +19,7 @@ from fusionscope.tracing._call import Call, FusionPoint
 from fusionscope.tracing._fusion import Fusion
 from fusionscope.tracing._levels import Tap
 from fusionscope.tracing._messages import messages, unused_modules
-from fusionscope.tracing._record import module_paths
+from fusionscope.tracing._record import Recording, module_paths
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import World
 from fusionscope.tracing._runner import Runner, check_state
@@ -118,7 +118,7 @@ def trace(
 
     The values of one modality are replaced by those of other samples, and every call's output is compared with the
     unchanged run, row by row and bit by bit. No module names are needed. The model runs in eval mode without gradients,
-    2 M + 5 times for M modalities; M + 1 times more if some parameters are all zero, and once more per fusion point and
+    2 M + 5 times for M modalities; M + 2 times more if some parameters are all zero, and once more per fusion point and
     per lane that goes on after an exchange. Model and batch are left as they were found, also when the model raises.
 
     Args:
@@ -134,7 +134,7 @@ def trace(
         InputError: if the batch has one sample and there is no donor, or a modality is constant in it.
         ModelError: if the model keeps state between forwards that cannot be rolled back, or is sharded (FSDP).
 
-    >>> from torch import nn
+    >>> import torch
     >>> class Net(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
@@ -184,18 +184,19 @@ class _Tracer:
         runner.warm_up()
         run, repeat = runner.plain(), runner.plain()
         prediction = runner.prediction
-        single = runner.single(run)
+        singles = [(run, runner.single(run))]
         plain = runner.world(run, draws=2)
-        base = Base(run, repeat, single, runner.sample, runner.size)
         check_state(run, repeat, runner.plain())
         failed = frozenset(m for m, found in plain.runs.items() if not found)
-        wired, noised = self._wired()
-        base.worlds = (plain, wired) if wired else (plain,)
-        base.wired_single = self._single_wired if wired else None
+        wired, noised = self._wired(singles)
+        worlds = [world for world in (plain, wired) if world is not None]
+        moved = [(world.base, other) for world in worlds for found in world.runs.values() for other in found]
+        base = Base(run, repeat, singles, moved, runner.sample, runner.size)
         relation = Relation(base, plain, wired, failed)
         keys = needs_detail(relation)
         if keys:
-            runner.deepen(keys)
+            first = [found[0] for world in worlds for found in world.runs.values() if found]
+            runner.deepen(keys, [repeat, *(one for pair in singles for one in pair), *first])
             base.forget_rows()
             relation = Relation(base, plain, wired, failed)
         fusion = Fusion(base, relation, wired or plain, runner.restart)
@@ -220,15 +221,19 @@ class _Tracer:
             prediction=prediction,
         )
 
-    def _wired(self) -> tuple[World | None, list[str]]:
-        """The same runs with small noise in the parameters that are all zero, if there are such."""
+    def _wired(self, singles: list[tuple[Recording, Recording]]) -> tuple[World | None, list[str]]:
+        """The same runs with small noise in the parameters that are all zero, if there are such.
+
+        The pair of the unchanged one and the one with a single sample replaced goes to ``singles``.
+        """
         names = self.runner.wire()
         if not names:
             return None, []
         try:
             noisy = self.runner.plain()
-            self._single_wired = self.runner.again_single()
-            return self.runner.world(noisy, draws=1), names
+            found = self.runner.world(noisy, draws=1)
+            singles.append((noisy, self.runner.one_replaced()))
+            return found, names
         except Exception as error:
             self.runner.unwire()
             self.notes.append(

@@ -75,12 +75,31 @@ def fitting_axis(shape: tuple[int, ...], sample: int | None, axis: int, size: in
     return same[0] if len(same) == 1 else None
 
 
-def _width(module: nn.Module) -> int | None:
+def flattened_axis(shape: tuple[int, ...], sample: int | None, locations: int) -> int | None:
+    """The unit axis of a sequence made of a map with so many ``locations`` (and a class token), or None."""
+    if len(shape) != 3 or sample is None:
+        return None
+    rest = [a for a in range(3) if a != sample]
+    held = [a for a in rest if shape[a] in (locations, locations + 1)]
+    return next(a for a in rest if a != held[0]) if len(held) == 1 else None
+
+
+def taken_axis(module: nn.Module, shape: tuple[int, ...], sample: int | None) -> int | None:
+    """The unit axis of a tensor that a module of this type takes, or None."""
+    width = _width(module, ("in_channels", "num_features", "in_features", "input_size", "embed_dim"))
+    if width is None:
+        return None
+    if len(shape) > 1 and isinstance(module, CHANNELS_FIRST):
+        return fitting_axis(shape, sample, 1, width)
+    return fitting_axis(shape, sample, len(shape) - 1, width) if isinstance(module, CHANNELS_LAST) else None
+
+
+def _width(module: nn.Module, names: tuple[str, ...] = _WIDTHS) -> int | None:
     """The number of units that the module declares."""
     shape = getattr(module, "normalized_shape", None)
     if shape:
         return int(shape[-1])
-    return next((int(w) for name in _WIDTHS if isinstance(w := getattr(module, name, None), int)), None)
+    return next((int(w) for name in names if isinstance(w := getattr(module, name, None), int)), None)
 
 
 def is_folded(module: str) -> bool:

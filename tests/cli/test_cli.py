@@ -193,7 +193,7 @@ def test_a_full_disk_or_a_file_in_the_way_is_told(place: Path, capsys: pytest.Ca
 
 
 def test_help_has_examples_and_unknown_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ([], ["train"], ["dissect"], ["report"]):
+    for command in ([], ["train"], ["dissect"], ["trace"], ["report"]):
         with pytest.raises(SystemExit) as stop:
             main([*command, "--help"])
         assert stop.value.code == 0

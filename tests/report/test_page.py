@@ -13,9 +13,10 @@ import pytest
 from fusionscope.errors import FileError
 from fusionscope.report import DissectionLike, write_report
 from fusionscope.report._charts import vega_bundle
-from fusionscope.report._page import CONCEPTS_DRAWN, safe_json
+from fusionscope.report._page import CONCEPTS_DRAWN, render, safe_json
+from fusionscope.report._view import View
 from tests.browser import Chromium
-from tests.report import factory
+from tests.report import factory, traces
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -261,3 +262,12 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_the_same_dissection_gives_the_same_page(tmp_path: Path) -> None:
     first, second = (write_report(factory.scenes(), tmp_path / f"{n}.html").read_bytes() for n in "ab")
     assert first == second
+
+
+def test_the_page_explains_bars_and_dashed_boxes_where_there_are_any() -> None:
+    whole = factory.scenes()
+    for given, bars, dashed in ((traces.old(), 0, 0), (traces.parallel(), 1, 0), (traces.gated(), 1, 1)):
+        page = render(View(factory.Dissected(whole.tables, whole.manifest, given)))
+        assert page.count("a bar across the lanes") == bars
+        assert page.count("a dashed box a call that is wired") == dashed
+        assert ("wired to depth, inactive here" in page) == bool(dashed)

@@ -10,7 +10,7 @@ import pytest
 
 from fusionscope.report import _prose as prose
 from fusionscope.report._view import View
-from tests.report import factory
+from tests.report import factory, traces
 from tests.report.factory import Dissected, scenes
 
 
@@ -150,3 +150,13 @@ def test_a_name_with_a_plus_sign_is_one_modality() -> None:
     view = View(factory.nasty())
     assert view.cost("a+b").value == pytest.approx(0.2)
     assert view.value(["a+b"]).value == pytest.approx(0.3)
+
+
+def test_the_trace_says_that_lanes_go_on_after_exchanges() -> None:
+    whole = scenes()
+    said = prose.trace(View(Dissected(whole.tables, whole.manifest, traces.cmx(4))))
+    assert "Calls of each lane: rgb 28 and depth 28. After 4 exchanges the lanes go on. 12 fusion points: " in said
+    assert "one modality only" not in said
+    said = prose.trace(View(whole))
+    assert "Calls that see one modality only: rgb 16 and depth 16." in said
+    assert "exchange" not in said

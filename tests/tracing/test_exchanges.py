@@ -132,3 +132,25 @@ def test_two_heads_are_no_exchange() -> None:
     found = trace(TwoHeads(), {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
     assert [len(found.lanes[m]) for m in "ab"] == [1, 1]
     assert {call.lane for call in found.calls if call.path in ("one", "two")} == {None}
+
+
+class Bystander(CMX):
+    """A third modality takes no part in the exchanges and joins at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(stages=2)
+        self.third = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3))
+
+    def forward(self, rgb: Tensor, x: Tensor, c: Tensor) -> Tensor:
+        return super().forward(rgb, x) + self.third(c).mean((2, 3))
+
+
+def test_a_modality_that_takes_no_part_keeps_its_stream() -> None:
+    found = trace(Bystander(), {"rgb": image(), "x": image(), "c": image()})
+    assert stretches(found, "c") == [["third.0#0", "third.1#0", "third.2#0"]]
+    assert [len(found.lanes[m]) for m in ("rgb", "x")] == [2, 2]
+    assert [(p.parent, p.exchange) for p in found.fusion_points] == [
+        ("rectify.0", True),
+        ("merge.0", False),
+        ("rectify.1", False),
+    ]

@@ -236,3 +236,4 @@ def test_fingerprints_of_special_values() -> None:
     assert fingerprint(torch.fft.fft(torch.randn(3, 4)).conj()).shape == (3, 4)
     assert fingerprint(torch.tensor(2.0)).shape == ()
     assert fingerprint(torch.zeros(0, 3)).constant
+    assert not fingerprint(torch.tensor(2.0)).constant

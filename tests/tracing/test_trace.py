@@ -343,7 +343,7 @@ def test_layouts_say_what_cannot_be_told() -> None:
             self.odd, self.head = Odd(), nn.Linear(3, 2)
 
         def forward(self, a: Tensor) -> Tensor:
-            return self.head(self.odd(a)).mean(1)
+            return self.head(2 * self.odd(a)).mean(1)
 
     batch = {"a": torch.randn(B, 11)}
     assert trace(Net(), batch).call("odd").axes.unit is None

@@ -21,7 +21,7 @@ from fusionscope.tracing import Call, Trace
 from tests.tracing import wiring_steps as steps
 from tests.tracing.wiring_builder import linear
 from tests.tracing.wiring_features import CORE, OTHERS, Features
-from tests.tracing.wiring_world import Key, Ran, Sym, Terms, World
+from tests.tracing.wiring_world import Key, Ran, Terms, World
 
 NAMES = ("a", "b", "c")
 VOCABULARY = 1000
