@@ -222,7 +222,9 @@ def disturbed(tensor: Tensor, source: Source, gently: bool) -> Tensor:
     axis = min(source.axis, tensor.ndim - 1)
     chosen = torch.arange(tensor.shape[axis]) if source.index is None else torch.tensor(source.index)
     chosen = chosen.to(tensor.device)
-    moved = tensor.index_select(axis, chosen).roll(1, axis)
+    donors = torch.arange(1, len(chosen) + 1).to(chosen)
+    donors[-1:] = max(0, len(chosen) - 2)  # not a permutation, which a sum over the samples would not see
+    moved = tensor.index_select(axis, chosen[donors])
     if tensor.is_floating_point() and not gently:
         noise = torch.randn(moved.shape, generator=torch.Generator().manual_seed(0))
         moved = moved * 1.25 + 0.5 * noise.to(moved)

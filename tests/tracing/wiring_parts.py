@@ -15,7 +15,7 @@ class Nested(nn.Module):
     """A nested output, of which the first entry sees the first input only."""
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Any]:
-        return {"first": x.cos(), "note": "text", "rest": (None, x * 0.3 + y)}
+        return {"first": (x + 0.4).cos(), "note": "text", "rest": (None, x * 0.3 + y)}
 
     def infer(self, w: World, x: Sym, y: Sym) -> dict[str, Any]:
         return {"first": w.rows("first", x), "note": "text", "rest": (None, w.rows("rest", x, y))}

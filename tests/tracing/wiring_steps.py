@@ -17,7 +17,7 @@ FUNCTIONS = {
     "fallback": lambda x: (0.8 * x + 0.1).sin(),
     "clone": torch.clone,
     "add": lambda x, y: 0.6 * x + 0.5 * y,
-    "mul": lambda x, y: x * y.cos(),
+    "mul": lambda x, y: x * (y + 0.4).cos(),
     "scaled": lambda x, s: x * s,
     "weak": lambda x, y: x + 1e-5 * y,
     "dead": lambda x, y: x + 0.0 * y,
