@@ -3,8 +3,8 @@
     python benchmarks/random_wirings.py                  # 10,000 wirings
     python benchmarks/random_wirings.py --seeds 0 250    # these only
 
-The generator is ``tests/tracing/wirings.py``. Compared are the modalities that each call depends on and is wired to, what
-is conditional, coupled or fused, and where modalities first meet; model and batch must be left as they were.
+The generator is ``tests/tracing/wirings.py``. Compared are the modalities that each call depends on and is wired to,
+what is conditional, coupled or fused, and where modalities first meet; model and batch must be left as they were.
 """
 
 from __future__ import annotations

@@ -197,12 +197,13 @@ def deaf_to_b(patch: Patch) -> None:
 def test_a_tracer_without_one_rule_is_found_out(
     broken: Callable[[Patch], None], must: tuple[str, ...], monkeypatch: Patch
 ) -> None:
-    seeds = []
+    seeds: list[int] = []
     for seed in range(10_000, 10_000 + 10 * TRIED):  # not every wiring has a place for the feature
         try:
-            Wiring(seed, must)
+            wiring = Wiring(seed, must)
         except AssertionError:
             continue
-        seeds = [*seeds, seed][:TRIED]
+        if broken is not versions_trusted or "data_" in repr(wiring.steps):
+            seeds.append(seed)
     broken(monkeypatch)
-    assert any(check(seed, must) for seed in seeds), f"nobody noticed: {broken.__doc__}"
+    assert any(check(seed, must) for seed in seeds[:TRIED]), f"nobody noticed: {broken.__doc__}"

@@ -1,7 +1,8 @@
 """Draw the steps of a random wiring.
 
-What is drawn must show in the numbers: a call that depends on a modality by its wiring must do so by its values too, but
-for odds that do not matter. So values carry what was lost on the way (``Info``), and steps ask for values that bear them.
+What is drawn must show in the numbers: a call that depends on a modality by its wiring must do so by its values too,
+but for odds that do not matter. So values carry what was lost on the way (``Info``), and steps ask for values that bear
+them.
 """
 
 from __future__ import annotations
