@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
 from fusionscope.tracing._call import Axes, Call, FusionPoint
 from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._relation import Base, Relation
-from fusionscope.tracing._rows import Entry
+from fusionscope.tracing._rows import Entry, weak_effect
 from fusionscope.tracing._units import fitting_axis, flattened_axis, taken_axis, unit_axis
 
 
@@ -32,6 +30,11 @@ def needs_detail(relation: Relation) -> set[CallKey]:
 def find_calls(base: Base, relations: Sequence[Relation]) -> list[Call]:
     """One call per record, output with modalities of its own, and slot."""
     return _Calls(base, relations).all()
+
+
+def unlisted(run: Recording) -> dict[CallKey, CallKey | None]:
+    """The calls that gave no tensor, which are not listed, and the call inside which each ran."""
+    return {key: record.parent for key, record in run.calls.items() if record.failed or not record.outputs}
 
 
 def points_of(meetings: Sequence[Meeting], calls: Sequence[Call]) -> list[FusionPoint]:
@@ -97,8 +100,10 @@ class _Calls:
         leaf = record.children == 0
         unsteady = self.base.unsteady(record.key, "outputs")
         sizes = self.first.sizes(record.key, "outputs", entry) if len(entry.wired_to) > 1 or entry.unknown else {}
+        # Where nothing moved, and ought to have, the sample axis is a guess.
+        sample = rows.axis if rows.pattern != "unmoved" or unsteady else None
         axes = Axes(
-            rows.axis, unit, (), rows.per_sample, entry.positions, rows.pattern == "stacked" and rows.per_sample > 1
+            sample, unit, (), rows.per_sample, entry.positions, rows.pattern == "stacked" and rows.per_sample > 1
         )
         return Call(
             path=record.key[0],
@@ -112,7 +117,7 @@ class _Calls:
             wired_to=entry.wired_to,
             unknown=entry.unknown,
             effects=sizes,
-            weak_below=_weak(entry.print.dtype),
+            weak_below=weak_effect(entry.print.dtype),
             takes=lanes_taken(self.relations, record.key),
             lane=lane[0] if lane else None,
             stretch=lane[1] if lane else None,
@@ -191,7 +196,7 @@ class _Calls:
         return flattened_axis(call.shape, call.axes.sample, math.prod(source.shape[a] for a in source.axes.location))
 
     def _within(self, inner: Call, outer: Call) -> bool:
-        parent: CallKey | None = inner.parent
+        parent = inner.parent
         while parent is not None:
             if parent == outer.key:
                 return bool(inner.wired_to & outer.wired_to)
@@ -215,13 +220,6 @@ def missing_counts(base: Recording, runs: dict[str, Recording]) -> list[tuple[st
             if counts.get(path, 0) != now.get(path, 0)
         ]
     return found
-
-
-def _weak(dtype: torch.dtype) -> float:
-    """An effect below this share of a tensor's size is weak: 1e-6 in float32, ten rounding errors otherwise."""
-    if not dtype.is_floating_point:
-        return 0.0
-    return 1e-6 if dtype == torch.float32 else 10 * torch.finfo(dtype).eps
 
 
 def _readable(entry: Entry) -> bool:

@@ -63,7 +63,10 @@ def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     """
     children: dict[tuple[str, int] | None, list[Call]] = {}
     for call in trace.calls:
-        children.setdefault(call.parent, []).append(call)
+        parent = call.parent
+        while parent in trace.unlisted:
+            parent = trace.unlisted[parent]
+        children.setdefault(parent, []).append(call)
     found = {}
     for modality in trace.modalities:
         parametric = [c for stretch in trace.lanes[modality] for c in stretch if c.parametric]
@@ -143,9 +146,9 @@ def _resolutions(chosen: Sequence[Call]) -> int:
 
 
 def _without_pooled(chosen: list[Call]) -> list[Call]:
-    """Leave out vectors that maps or sequences follow: side branches that pool for another purpose."""
-    last = max((i for i, c in enumerate(chosen) if c.axes.location), default=0)
-    return [c for i, c in enumerate(chosen) if i >= last or c.axes.location]
+    """Leave out vectors between maps or sequences: side branches that pool for another purpose."""
+    located = [i for i, c in enumerate(chosen) if c.axes.location]
+    return [c for i, c in enumerate(chosen) if not located or not located[0] < i < located[-1] or c.axes.location]
 
 
 def _fold(chosen: list[Call]) -> list[Call]:

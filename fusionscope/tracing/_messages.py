@@ -46,7 +46,9 @@ def messages(
     )
     for modality in modalities:
         unsure = [c for c in leaves if modality in c.unknown]
-        tell(unsure, f"whether it depends on {modality} is unknown: the effect does not exceed the noise tenfold")
+        why = "the model fails on other samples' values of it"
+        why = why if modality in relation.failed else "the effect does not exceed the noise tenfold"
+        tell(unsure, f"whether it depends on {modality} is unknown: {why}")
         hidden = [c for c in leaves if c.state(modality) == "wired"]
         tell(
             hidden,
@@ -68,7 +70,10 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _reached(base: Base, relation: Relation, modalities: Sequence[str]) -> list[str]:
-    root = relation.outputs[next(iter(base.run.calls))]
+    first = next(iter(base.run.calls))
+    root = relation.outputs[first]
+    if not root:
+        return [f"no tensor was found in what {first[0] or 'the model'} returns, so what reaches it is not known"]
     reached = frozenset[str]().union(*(e.depends_on | e.unknown for e in root))
     wired = frozenset[str]().union(*(e.wired_to for e in root))
     return [f"{m} reaches no output in this batch" for m in modalities if m not in reached and m not in wired] + [
@@ -126,7 +131,7 @@ def _masks(calls: Sequence[Call], relation: Relation) -> list[str]:
             (modality,) = entry.wired_to
             rest = frozenset[str]().union(*(e.wired_to for e in whole)) - {modality}
             own = any(e.wired_to == {modality} for e in whole)
-            if rest and not own:
+            if rest and not own and any(c.lane == modality for c in calls):
                 told.setdefault((modality, "+".join(sorted(rest))), []).append(call.key)
     named = {
         pair: _names([f"{path or 'model'}#{index}" for path, index in dict.fromkeys(k)]) for pair, k in told.items()

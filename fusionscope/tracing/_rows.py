@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from fusionscope.tracing._fingerprint import Fingerprint
 from fusionscope.tracing._record import CallKey, Recording, Side
@@ -19,7 +20,8 @@ class Rows:
     """Where the samples are: ``axis`` holds ``per_sample`` rows of each sample.
 
     ``pattern``: "plain" (one row each), "interleaved" (rows of a sample side by side), "stacked" (blocks of B rows),
-    "coupled" (every row follows every sample), "scalar", or "unmoved" (the single-sample change did not show).
+    "coupled" (every row follows every sample), "ragged" (samples have several rows each, as in a packed sequence),
+    "scalar", or "unmoved" (the single-sample change did not show).
     """
 
     axis: int | None
@@ -48,13 +50,15 @@ def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int
     if not base.shape:
         return Rows(None, 1, "scalar")
     masks = [one.changed(other) for one, other in singles]
+    masks = [_clearly(mask, *pair, sample, size) for mask, pair in zip(masks, singles, strict=True)]
     if not masks or masks[0] is None:
         return Rows(None, 1, "coupled")
     alike = [mask for mask in masks if mask is not None and len(mask) == len(masks[0])]
     union = [np.logical_or.reduce(axis) for axis in zip(*alike, strict=True)]
     found = _fitting(union, sample, size) or _fitting(masks[0], sample, size)
     if not found and any(mask.any() for mask in masks[0]):
-        return Rows(None, 1, "coupled")
+        ragged = not any(n and n % size == 0 for n in base.shape) and not masks[0][0].all()
+        return Rows(None, 1, "ragged" if ragged else "coupled")
     if not found:
         found = [first_axis(base, size)]
         if found[0].per_sample > 1:
@@ -68,6 +72,26 @@ def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int
         return float(sum(min(share, 1 - share) for share in shares))
 
     return min(found, key=undecided) if len(found) > 1 else found[0]
+
+
+def _clearly(
+    mask: list[np.ndarray] | None, one: Fingerprint, other: Fingerprint, sample: int, size: int
+) -> list[np.ndarray] | None:
+    """Without the rows of other samples that moved by rounding errors only, as in a product of another shape."""
+    if mask is None or one.sketch is None or other.sketch is None or not one.dtype.is_floating_point:
+        return mask
+    if len(mask[0]) != size or mask[0].sum() < 2 or not mask[0][sample]:
+        return mask
+    length = np.linalg.norm(one.sketch, axis=1)
+    far = np.linalg.norm(other.sketch - one.sketch, axis=1) > weak_effect(one.dtype) * np.maximum(length, length.max())
+    return [mask[0] & far, *mask[1:]] if far[sample] else mask
+
+
+def weak_effect(dtype: torch.dtype) -> float:
+    """An effect below this share of a tensor's size is weak: 1e-6 in float32, ten rounding errors otherwise."""
+    if not dtype.is_floating_point:
+        return 0.0
+    return 1e-6 if dtype == torch.float32 else 10 * torch.finfo(dtype).eps
 
 
 def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
@@ -188,7 +212,7 @@ def entries(
         for (depends_on, wired_to), members in groups.items():
             joined = None
             if len(wired_to) > 1:
-                pairs = [(moved.slots[j], other.slots[j]) for j in members] if moved.slots[0] else []
+                pairs = [(moved.slots[j], other.slots[j]) for j in members] if print_.slots and moved.slots[0] else []
                 pairs = pairs or [(moved.masks, other.masks)]
                 masks = [{m: _either(one.get(m, []), two.get(m, [])) for m in wired_to} for one, two in pairs]
                 axes = {_joined_axis(each, where, wired_to) for each in masks}
@@ -204,13 +228,15 @@ def effects(key: CallKey, side: Side, entry: Entry, world: World) -> dict[str, f
     """The relative effect of changing each modality on the rows of ``entry``; NaN where it was not measured."""
     index = entry_index(entry)
     index = index if entry.rows.axis == 0 else None
+    usual = world.base.calls.get(key)
+    base = getattr(usual, side).get(entry.place) if usual else None
     sizes: dict[str, float] = {}
     for modality, recordings in world.runs.items():
         found = []
         for recording in recordings:
             record = recording.calls.get(key)
             other = getattr(record, side).get(entry.place) if record else None
-            found.append(entry.print.effect(other, index) if other is not None else math.nan)
+            found.append(base.effect(other, index) if base is not None and other is not None else math.nan)
         sizes[modality] = max((x for x in found if not math.isnan(x)), default=math.nan)
     return sizes
 

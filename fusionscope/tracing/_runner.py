@@ -58,8 +58,7 @@ class Runner:
         if changed:
             names = ", ".join(list(dict.fromkeys(changed))[:3])
             self.notes.append(f"the model keeps state between forwards ({names}); it is rolled back")
-        held = [name for name, _ in self.model.named_parameters()]
-        self._quick = not set(changed) & set(held)
+        self._quick = not changed
         self.state = ModelState(self.model, known=self.before)
 
     def close(self) -> None:
@@ -93,8 +92,12 @@ class Runner:
         return run
 
     def one_replaced(self) -> Recording:
-        """The same sample replaced in all modalities."""
-        return self._kept(self._one_replaced())
+        """The same sample replaced in all modalities; with its integers kept, if the model fails otherwise."""
+        for floating_only in (False, True):
+            with suppress(Exception):
+                return self._kept(self._one_replaced(floating_only))
+        self.notes.append("the model fails when one sample is replaced, so the sample axes are not known")
+        return Recording()
 
     def world(self, base: Recording, draws: int) -> World:
         """The runs with one modality changed at a time, ``draws`` of each."""
@@ -171,6 +174,7 @@ class Runner:
         for parameter, value, _ in self.noise:
             parameter.data.copy_(value)
         self.forwards += 1
+        torch.clear_autocast_cache()  # it may hold casts of parameters as they were in another run
         given = batch.clone()
         try:
             with eager(), Recorder(self.model, size=self.size, **how) as recorder:
@@ -183,20 +187,21 @@ class Runner:
         for parameter, _, zero in self.noise:
             parameter.data.copy_(zero)
 
-    def _one_replaced(self) -> Batch:
+    def _one_replaced(self, floating_only: bool) -> Batch:
         inputs = {}
         for modality, nest in self.batch.inputs.items():
             index = torch.arange(self.size)
-            first, second = (int(donors[self.sample]) for donors in self.maps[modality])
-            index[self.sample] = second if first == self.sample else first
-            inputs[modality] = _take(nest, index, self.size)
+            donors = [int(each[self.sample]) for each in self.maps[modality]]
+            index[self.sample] = next(donor for donor in donors if donor != self.sample)
+            inputs[modality] = _take(nest, index, self.size, floating_only)
         return self.batch.with_inputs(**inputs)
 
     def _perturbed(self, modality: str, donors: Tensor) -> Recording | None:
         """Run with one modality taken from other samples; if the model fails, with its integers (lengths, ids) kept."""
         nest = self.batch.inputs[modality]
+        kinds = {t.is_floating_point() for _, t in tensors(nest)}
         for floating_only in (False, True):
-            if floating_only and all(t.is_floating_point() for _, t in tensors(nest)):
+            if floating_only and len(kinds) < 2:
                 return None
             changed = _take(nest, donors, self.size, floating_only)
             try:
@@ -252,24 +257,23 @@ def _row_hashes(nest: Any, size: int) -> np.ndarray:
 
 
 def _donors(hashes: np.ndarray, step: int, modality: str) -> Tensor:
-    """For each sample another sample that differs, some of them used twice (a permutation would leave sums alone)."""
+    """For each sample another one whose values it gets; only every second of the different values goes on.
+
+    The others are gone: a permutation would leave a sum over the batch alone, and also what a router sends to an expert
+    by its content. The map of ``step`` 2 keeps what that of step 1 drops.
+    """
     size = len(hashes)
-    if (hashes == hashes[0]).all():
+    _, firsts = np.unique(hashes, return_index=True)
+    if len(firsts) < 2:
         raise InputError(
             f"modality {modality!r} is constant: all {size} samples of the batch are equal, so nothing can be seen to "
             "depend on it; give a batch whose samples differ"
         )
+    kept = np.sort(firsts)[step - 1 :: 2]
     donors = []
     for i in range(size):
-        wanted = i + step if i + step < size else max(0, size - 2 - (i == size - 2))
-        choices = [wanted, *range(size)]
-        donors.append(next(j for j in choices if j != i and hashes[j] != hashes[i]))
-    if (np.sort(hashes[donors]) == np.sort(hashes)).all():
-        # Equal samples: the map only moves values about, which a sum over the batch does not see. One sample gets
-        # another donor, or keeps its value where there are two different values only.
-        others = ((i, j) for i in range(size) for j in range(size) if hashes[j] not in (hashes[i], hashes[donors[i]]))
-        i, j = next(others, (0, 0) if step == 1 else (size - 1, size - 1))
-        donors[i] = j
+        following = [*kept[kept > i], *kept[kept <= i]]
+        donors.append(next((int(j) for j in following if hashes[j] != hashes[i]), i))
     return torch.tensor(donors)
 
 

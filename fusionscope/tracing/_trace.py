@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from fusionscope.batch import Adapter, Batch, unwrap
 from fusionscope.errors import InputError, ModelError
 from fusionscope.tracing import _levels, _show
-from fusionscope.tracing._analyse import find_calls, needs_detail, points_of
+from fusionscope.tracing._analyse import find_calls, needs_detail, points_of, unlisted
 from fusionscope.tracing._call import Call, FusionPoint
 from fusionscope.tracing._fusion import Fusion
 from fusionscope.tracing._levels import Tap
 from fusionscope.tracing._messages import messages, unused_modules
-from fusionscope.tracing._record import Recording, module_paths
+from fusionscope.tracing._record import CallKey, Recording, module_paths
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import World
 from fusionscope.tracing._runner import Runner, check_state
@@ -52,6 +52,7 @@ class Trace:
     forwards: int
     seconds: float
     layouts: Mapping[str, str] = field(default_factory=dict)
+    unlisted: Mapping[CallKey, CallKey | None] = field(default_factory=dict)
     prediction: tuple[object, ...] = ()
 
     @property
@@ -218,6 +219,7 @@ class _Tracer:
             forwards=runner.forwards,
             seconds=time.perf_counter() - start,
             layouts=self.layouts,
+            unlisted=unlisted(run),
             prediction=prediction,
         )
 
