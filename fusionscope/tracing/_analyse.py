@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fusionscope.tracing._call import Axes, Call, FusionPoint
-from fusionscope.tracing._fusion import Meeting, kind_of, lanes_of, lanes_taken
+from fusionscope.tracing._exchange import Meeting
+from fusionscope.tracing._fusion import kind_of, lanes_of, lanes_taken
 from fusionscope.tracing._record import CallKey, Record, Recording
 from fusionscope.tracing._relation import Base, Relation
 from fusionscope.tracing._rows import Entry, weak_effect

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from fusionscope.tracing._call import Kind
+from fusionscope.tracing._exchange import FUSED, Meeting, Shares
 from fusionscope.tracing._record import CallKey, Recording, Side, Source
 from fusionscope.tracing._relation import Base, Relation
-from fusionscope.tracing._rows import Entry, World, entry_index
+from fusionscope.tracing._rows import Entry, World
 
 RESTARTS = 32
 ROUNDS = 32
 MOST_RESTARTS = 160
-CLEARLY = 1.5
 Restart = Callable[[Source], Recording | None]
-
-
-@dataclass
-class Meeting:
-    """A fused call none of whose inputs is fused, or (``key`` None) the model's own code after its last call.
-
-    ``after``: the calls whose input follows this one's output; ``exchange``: lanes go on from it.
-    """
-
-    key: CallKey | None
-    parent: str
-    functional: bool
-    kind: Kind
-    names: frozenset[str]
-    round: int
-    after: set[CallKey] = field(default_factory=set)
-    mixed_by: CallKey | None = None
-    exchange: bool = False
 
 
 class Fusion:
@@ -109,6 +87,8 @@ class Fusion:
                 parent = self.calls[key].parent
                 kind = kind_of(relation, key, entry) or "mix"
                 meeting = Meeting(key, parent[0] if parent else "", False, kind, entry.wired_to, round, changed | {key})
+            if FUSED in meeting.names:
+                meeting.names = meeting.names - {FUSED} | relation.outside
             found.append(meeting)
             taken |= dict.fromkeys(prints, meeting)
         found.sort(key=lambda meeting: self.order[meeting.key] if meeting.key is not None else -1)
@@ -119,7 +99,7 @@ class Fusion:
                 entry = max(fused_out, key=lambda e: len(e.wired_to))
                 parent_path = self._fusing_parent(relation, root, {entry.print.key}, output=True)
                 kind = "join" if entry.joined is not None else "mix"
-                found.append(Meeting(None, parent_path, True, kind, entry.wired_to, round))
+                found.append(Meeting(None, parent_path, True, kind, entry.wired_to - {FUSED}, round))
         mixes = [key for key in leaves if any(len(e.wired_to) > 1 and e.joined is None for e in relation.outputs[key])]
         for meeting in found:
             if meeting.kind == "join":
@@ -170,174 +150,59 @@ class Fusion:
 
     def _follow(self, relation: Relation, found: list[Meeting]) -> Relation | None:
         """The relation after an exchange; None if no two lanes go on."""
-        shares, parts, sure = self._shares(relation, found)
-        if len(shares) < 2:
+        shares = Shares(relation, self.calls, found)
+        if len(shares.sources) < 2:
             return None
         runs: dict[str, list[Recording]] = {}
-        for lane, sources in shares.items():
+        for lane, sources in shares.sources.items():
             done = [run for run in map(self._run, sources) if run is not None]
             if len(done) < len(sources):
+                self.messages.append(f"the lanes cannot go on after {sources[0].key[0]}: the model fails there")
                 return None
             runs[lane] = done
         met = frozenset[str]().union(*(m.names for m in found))
         held = relation.wired or relation.plain
-        runs |= {m: list(r) for m, r in held.runs.items() if m not in met}
-        following = Relation(self.base, World(self.world.base, runs), failed=relation.failed, lanes=frozenset(shares))
-        first = min(self.order[source.key] for sources in shares.values() for source in sources)
-        own = {
-            lane: any(
+        runs |= {m: list(r) for m, r in held.runs.items() if m not in met and m != FUSED}
+        # What other meetings gave is no lane's own either.
+        others = [m for m in found if m not in shares.parts and m.key is not None]
+        given = [run for m in others if m.key is not None and (run := self._disturbed(relation, m.key)) is not None]
+        runs |= {FUSED: given} if given else {}
+        following = Relation(
+            self.base,
+            World(self.world.base, runs),
+            failed=relation.failed,
+            lanes=frozenset(shares.sources),
+            outside=frozenset[str]().union(relation.outside, *(m.names for m in others)),
+        )
+        first = min(self.order[source.key] for sources in shares.sources.values() for source in sources)
+        own = [
+            any(
                 record.children == 0 and self.order[key] >= first and {lane} == set(e.wired_to)
                 for key, record in self.calls.items()
                 for e in following.outputs[key]
             )
-            for lane in shares
-        }
-        meets = any(len(e.wired_to) > 1 for given in following.outputs.values() for e in given)
-        if sum(own.values()) < 2 or not (sure or meets):
+            for lane in shares.sources
+        ]
+        meets = any(len(e.wired_to) > 1 for entries in following.outputs.values() for e in entries)
+        if sum(own) < 2 or not (shares.sure or meets):
             return None
-        for meeting in parts:
+        for meeting in shares.parts:
             meeting.exchange = True
         return following
 
-    def _shares(self, relation: Relation, found: list[Meeting]) -> tuple[dict[str, list[Source]], list[Meeting], bool]:
-        """Whose lane goes on from which tensors, which meetings that makes exchanges, and whether it is sure although
-        the lanes should not meet again.
-        """
-        sure = False
-        parts: list[Meeting] = []
-        shares: dict[str, list[Source]] = {}
-        inside: dict[CallKey | None, list[Meeting]] = {}
-        for meeting in found:
-            if meeting.key is not None:
-                inside.setdefault(self._container(relation, meeting.key), []).append(meeting)
-        twins: dict[tuple[str, str], list[tuple[str, Source, Meeting]]] = {}
-        for container, meetings in inside.items():
-            split = self._split(relation, container) if container is not None else {}
-            if split:
-                sure = True
-                parts += meetings
-                for lane, sources in split.items():
-                    shares.setdefault(lane, []).extend(sources)
-                continue
-            if container is not None and len(meetings) == 1:
-                sure = True
-                singles = [(container, self._source(relation, container, "outputs"), "call", meetings[0])]
-            else:
-                singles = [
-                    (m.key, self._source(relation, m.key, "inputs" if m.functional else "outputs"), m.kind, m)
-                    for m in meetings
-                    if m.key is not None
-                ]
-            for key, source, kind, meeting in singles:
-                lane = self._owner(relation, key, source) if source is not None else None
-                if lane is not None and source is not None:
-                    name = type(self.calls[key].module).__name__
-                    twins.setdefault((name, kind), []).append((lane, source, meeting))
-        for same in twins.values():
-            if len({lane for lane, _, _ in same}) > 1:
-                for lane, source, meeting in same:
-                    shares.setdefault(lane, []).append(source)
-                    parts.append(meeting)
-        return shares, parts, sure
-
-    def _container(self, relation: Relation, key: CallKey) -> CallKey | None:
-        """The innermost call around a meeting that takes no fused tensor; None for the model itself."""
-        at: CallKey | None = key
-        while at is not None and not relation.unfused(at):
-            at = self.calls[at].parent
-        return None if at is None or self.calls[at].parent is None else at
-
-    def _split(self, relation: Relation, key: CallKey) -> dict[str, list[Source]]:
-        """Outputs of a call that each continue one lane: rows of its slots, or as many tensors as lanes went in."""
-        outs = [e for e in relation.outputs[key] if len(e.wired_to) > 1 and e.print.dtype.is_floating_point]
-        ins = [e for e in relation.inputs[key] if len(e.wired_to) == 1 and e.print.dtype.is_floating_point]
-        lanes = list(dict.fromkeys(next(iter(e.wired_to)) for e in ins))
-        if len(lanes) < 2 or not outs:
-            return {}
-        for out in outs:
-            slots = {
-                lane: e.positions
-                for e in ins
-                for lane in e.wired_to
-                if e.positions is not None and e.rows.per_sample == out.rows.per_sample > 1
-            }
-            if len(slots) > 1 and out.positions is None and out.rows.axis is not None:
-                places = out.rows.positions(out.print.shape[out.rows.axis])
-                return {
-                    lane: [
-                        Source(
-                            key,
-                            "outputs",
-                            frozenset({out.place}),
-                            out.rows.axis,
-                            tuple(int(i) for i in np.sort(np.concatenate([places[p] for p in chosen]))),
-                        )
-                    ]
-                    for lane, chosen in slots.items()
-                }
-        if len(outs) != len(lanes):
-            return {}
-        shapes = [out.print.shape for out in outs]
-        fitting = all(
-            any(e.print.shape == shape and lane in e.wired_to for e in ins)
-            for lane, shape in zip(lanes, shapes, strict=True)
-        )
-        if not fitting and len(set(shapes)) > 1:
-            return {}
-        return {
-            lane: [Source(key, "outputs", frozenset({out.place}), out.rows.axis or 0)]
-            for lane, out in zip(lanes, outs, strict=True)
-        }
-
-    def _source(self, relation: Relation, key: CallKey, side: Side) -> Source | None:
-        """The one fused floating tensor that a call takes or gives."""
-        found = [
-            e
-            for e in getattr(relation, side)[key]
-            if len(e.wired_to) > 1 and e.print.dtype.is_floating_point and e.print.shape
-        ]
-        if not found:
-            return None
-        index = entry_index(found[0])
-        chosen = None if index is None else tuple(int(i) for i in index)
-        return Source(key, side, frozenset({found[0].place}), found[0].rows.axis or 0, chosen)
-
-    def _owner(self, relation: Relation, key: CallKey, source: Source) -> str | None:
-        """Whose lane a fused tensor continues: by shape, the module's place, the effects, or the order of arguments."""
-        entry = next(e for e in getattr(relation, source.side)[key] if e.place in source.places)
-        ins = [e for e in relation.inputs[key] if len(e.wired_to) == 1 and e.print.dtype.is_floating_point]
-        alike = {lane for e in ins for lane in e.wired_to if e.print.shape == entry.print.shape}
-        if len(alike) == 1:
-            return next(iter(alike))
-        near = self._nearest(relation, key)
-        if near is not None:
-            return near
-        sizes = {m: x for m, x in relation.sizes(key, source.side, entry).items() if not math.isnan(x)}
-        ranked = sorted(sizes, key=lambda m: -sizes[m])
-        if len(ranked) > 1 and sizes[ranked[0]] > CLEARLY * sizes[ranked[1]]:
-            return ranked[0]
-        return next(iter(ins[0].wired_to)) if ins else None
-
-    def _nearest(self, relation: Relation, key: CallKey) -> str | None:
-        """The lane whose modules share the longest path with the call's, if one does."""
-        path = key[0].split(".")
-        shared: dict[str, int] = {}
-        for other, record in self.calls.items():
-            if record.children or self.order[other] >= self.order[key]:
-                continue
-            for e in relation.outputs[other]:
-                if len(e.wired_to) == 1:
-                    parts = other[0].split(".")
-                    same = next((i for i, (a, b) in enumerate(zip(path, parts, strict=False)) if a != b), len(parts))
-                    lane = next(iter(e.wired_to))
-                    shared[lane] = max(shared.get(lane, 0), same)
-        ranked = sorted(shared, key=lambda m: -shared[m])
-        return ranked[0] if len(ranked) > 1 and shared[ranked[0]] > shared[ranked[1]] else None
+    def _disturbed(self, relation: Relation, key: CallKey) -> Recording | None:
+        places = frozenset(e.place for e in relation.outputs[key] if len(e.wired_to) > 1)
+        return self._run(Source(key, "outputs", places)) if places else None
 
     def _run(self, source: Source) -> Recording | None:
+        """The run in which the source was disturbed; where a tensor cannot be written, what the call makes of it."""
         if source not in self._done:
             self._spent += 1
-            self._done[source] = self._restart(source)
+            found = self._restart(source)
+            if found is None and source.side == "inputs":
+                places = frozenset(self.calls[source.key].outputs)
+                found = self._restart(Source(source.key, "outputs", places))
+            self._done[source] = found
         return self._done[source]
 
 

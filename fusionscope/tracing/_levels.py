@@ -64,7 +64,7 @@ def default_taps(trace: Trace) -> dict[str, list[Tap]]:
     children: dict[tuple[str, int] | None, list[Call]] = {}
     for call in trace.calls:
         parent = call.parent
-        while parent in trace.unlisted:
+        while parent is not None and parent in trace.unlisted:
             parent = trace.unlisted[parent]
         children.setdefault(parent, []).append(call)
     found = {}

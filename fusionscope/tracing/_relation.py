@@ -74,7 +74,7 @@ class Relation:
     """The entries of what every call takes (``inputs``) and gives (``outputs``).
 
     ``failed`` modalities could not be changed: whether something depends on them is unknown. ``lanes`` go on from the
-    exchange that this is about.
+    exchange that this is about; ``outside`` are the modalities that met elsewhere.
     """
 
     def __init__(
@@ -84,8 +84,10 @@ class Relation:
         wired: World | None = None,
         failed: frozenset[str] = NONE,
         lanes: frozenset[str] = NONE,
+        outside: frozenset[str] = NONE,
     ) -> None:
         self.base, self.plain, self.wired, self.failed, self.lanes = base, plain, wired, failed, lanes
+        self.outside = outside
         self.inputs: dict[CallKey, list[Entry]] = {}
         self.outputs: dict[CallKey, list[Entry]] = {}
         made: dict[tuple[object, ...], Entry] = {}

@@ -146,7 +146,7 @@ def test_lengths_from_another_modality_are_pointed_out() -> None:
     lengths = torch.tensor([3, 11, 8, 13, 5, 9, 2])
     batch = {"audio": torch.randn(B, 13, 5), "ids": torch.randint(0, 31, (B, 13)), "lengths": lengths}
     found = trace(Misa(), batch, modalities={"audio": "audio", "text": ["ids", "lengths"]})
-    assert found.call("gru").depends_on == {"audio", "text"}
+    assert found.call("gru#0:1").depends_on == {"audio", "text"}
     assert told(found, "gru#0: besides audio, also depends on text, by integers: if that is its mask or lengths")
     own = trace(Misa(), batch, modalities={"audio": "audio", "text": "ids", "lengths": "lengths"})
     assert own.call("text").depends_on == {"text"}
