@@ -32,6 +32,12 @@ def messages(
 
     told += _reached(base, relation, modalities)
     told += _stacked(calls)
+    unread = [f"{path or 'model'}#{index}" for path, index in base.run.calls if (path, index) in base.run.unread]
+    if unread:
+        told.append(
+            f"{_names(unread)}: holds tensors whose values cannot be read (nested, quantized, or inside vmap); nothing "
+            "is said of them"
+        )
     tell([c for c in leaves if not c.finite], "non-finite values")
     tell([c for c in leaves if c.constant and c.wired_to], "constant here: dead or saturated")
     tell(

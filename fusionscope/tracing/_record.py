@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ class Recording:
     """All calls of one forward by key, in the order they started."""
 
     calls: dict[CallKey, Record] = field(default_factory=dict)
+    unread: set[CallKey] = field(default_factory=set)
 
     def deepen(self, other: Recording, keys: Collection[CallKey]) -> None:
         """Take the fingerprints of some calls from another recording of the same run."""
@@ -146,7 +148,7 @@ class Recorder:
         parent = self._stack[-1] if self._stack else None
         if parent is not None:
             parent.children += 1
-        given = {**dict(enumerate(args)), **kwargs}
+        given = {**dict(enumerate(args)), **_in_order(type(module).forward, kwargs)}
         key = (path, index)
         if self.source is not None and self.source.key == key and self.source.side == "inputs":
             for place, tensor in tensors(given):
@@ -191,7 +193,13 @@ class Recorder:
         if self.only is not None and key not in self.only:
             return {}
         full = key in self.full
-        return {path: self._print(tensor, full) for path, tensor in tensors(nest)}
+        prints = {}
+        for path, tensor in tensors(nest):
+            try:
+                prints[path] = self._print(tensor, full)
+            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+                self.recording.unread.add(key)  # nested, quantized or inside vmap: its values cannot be got at
+        return prints
 
     def _print(self, tensor: Tensor, full: bool) -> Fingerprint:
         if tensor.is_inference():
@@ -205,6 +213,20 @@ class Recorder:
         print_ = fingerprint(tensor, full, self.size)
         self._cache[id(tensor)] = (weakref.ref(tensor), tensor._version, print_, probe)
         return print_
+
+
+def _in_order(forward: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, in the order of the signature rather than of the call."""
+    return kwargs if len(kwargs) < 2 else {k: kwargs[k] for k in sorted(kwargs, key=_places(forward, *kwargs).index)}
+
+
+@functools.lru_cache(maxsize=512)
+def _places(forward: Callable[..., Any], *names: str) -> tuple[str, ...]:
+    try:
+        own = [name for name in inspect.signature(forward).parameters if name in names]
+    except (TypeError, ValueError):
+        own = []
+    return (*own, *(name for name in names if name not in own))
 
 
 def _probe(tensor: Tensor) -> bytes:

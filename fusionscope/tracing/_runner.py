@@ -58,6 +58,12 @@ class Runner:
         if changed:
             names = ", ".join(list(dict.fromkeys(changed))[:3])
             self.notes.append(f"the model keeps state between forwards ({names}); it is rolled back")
+        added = self.before.added()
+        if added:
+            self.notes.append(
+                f"the first forward added {', '.join(added[:3])} to the model, which stays; what is kept there counts "
+                "as part of the model"
+            )
         self._quick = not changed
         self.state = ModelState(self.model, known=self.before)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import sys
 from collections import deque
@@ -14,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fusionscope._nest import tensors
 from fusionscope.errors import ModelError
 
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = (list, dict, set, deque, tuple)
+MOST_ITEMS = 10_000
 PROBED = 1 << 16
 _OWN = frozenset(vars(nn.Module()))
 
@@ -36,6 +39,7 @@ class ModelState:
         shared = known.values if known is not None else {}
         self.modules = [(name, module) for name, module in model.named_modules()]
         self.values: dict[int, tuple[Tensor, Tensor, bool, Tensor | None]] = {}
+        self.homes: dict[int, Tensor] = {}  # the same memory: a forward may give a parameter other memory
         self.registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.attributes: list[tuple[str, nn.Module, str, Any, Any]] = []
         self.modes = [(module, module.training) for _, module in self.modules]
@@ -50,6 +54,7 @@ class ModelState:
                     if tensor is not None and id(tensor) not in self.values:
                         kept = shared[id(tensor)][1] if id(tensor) in shared else tensor.detach().clone()
                         self.values[id(tensor)] = (tensor, kept, tensor.requires_grad, tensor.grad)
+                        self.homes[id(tensor)] = tensor.detach()
                 if not isinstance(module, torch.jit.ScriptModule):
                     self.registered.append((store, dict(store)))
             if isinstance(module, torch.jit.ScriptModule):
@@ -62,6 +67,19 @@ class ModelState:
         ]
         self.rng = rng_state()
 
+    def added(self) -> list[str]:
+        """The names of attributes that hold tensors and were not there when this was made."""
+        known: dict[int, set[str]] = {}
+        for _, module, key, _, _ in self.attributes:
+            known.setdefault(id(module), set()).add(key)
+        return [
+            f"{name}.{key}" if name else key
+            for name, module in self.modules
+            if not isinstance(module, torch.jit.ScriptModule)
+            for key, value in vars(module).items()
+            if key not in _OWN and key not in known.get(id(module), ()) and tensors(value)
+        ]
+
     @torch.no_grad()
     def restore(self, *, rng: bool = True, quick: bool = False) -> list[str]:
         """Put everything back, by choice without the random generators; return the names of what had changed.
@@ -70,15 +88,19 @@ class ModelState:
         parameters a forward was seen not to change.
         """
         changed: list[str] = []
+        touched: set[int] = set()
         for store, before in self.registered:
             if any(store.get(key) is not value for key, value in before.items()):
                 changed += [key for key, value in before.items() if store.get(key) is not value]
                 store.update(before)
         for tensor, value, requires_grad, grad in self.values.values():
-            if not (_seems_same if quick else _same)(tensor, value):
-                if tensor.shape != value.shape:
-                    tensor.data = value.clone()
+            home = self.homes[id(tensor)]
+            moved = tensor.layout == torch.strided and tensor.data_ptr() != home.data_ptr()
+            if moved:
+                tensor.data = home
+            if moved or not (_seems_same if quick else _same)(tensor, value):
                 tensor.data.copy_(value)  # unlike tensor.copy_, leaves a graph that holds the tensor valid
+                touched.add(id(tensor))
                 changed.append(self._name_of(tensor))
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -89,7 +111,12 @@ class ModelState:
                 grad.copy_(value)
         for name, module, key, value, kept in self.attributes:
             now = vars(module).get(key)
-            if _differs(now, value, kept):
+            if isinstance(value, bool):
+                # A flag is left alone, unless it says that the module has set up its own parameters, which it has not.
+                own = (*module._parameters.values(), *module._buffers.values())
+                if now is not value and any(id(tensor) in touched for tensor in own):
+                    vars(module)[key] = value
+            elif _differs(now, value, kept):
                 changed.append(f"{name}.{key}" if name else key)
                 _put_back(module, key, value, kept)
             elif isinstance(value, Tensor) and now is not value:
@@ -138,7 +165,9 @@ def _kept(value: Any) -> Any:
         return value.detach().clone()
     if isinstance(value, torch.Generator):
         return value.get_state()
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, _CONTAINERS) and len(value) <= MOST_ITEMS:
         try:
             return copy.deepcopy(value) if not _holds_modules(value) else copy.copy(value)
         except Exception:
@@ -156,12 +185,14 @@ def _differs(now: Any, value: Any, kept: Any) -> bool:
         return not isinstance(now, Tensor) or not _same(now, kept) or not _same(value, kept)
     if isinstance(value, torch.Generator):
         return not torch.equal(value.get_state(), kept)
+    if isinstance(value, np.ndarray):
+        return now is not value or not np.array_equal(value, kept, equal_nan=value.dtype.kind in "fc")
     if isinstance(value, _CONTAINERS):
-        return now is not value or not _equal(value, kept)
+        return now is not value or (kept is not value and not _equal(value, kept))
     if value is None:
-        return isinstance(now, (Tensor, tuple, *_CONTAINERS))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return now != value
+        return isinstance(now, (Tensor, np.ndarray, *_CONTAINERS))
+    if isinstance(value, int | float):
+        return type(now) is not type(value) or (now != value and not (math.isnan(now) and math.isnan(value)))
     return False
 
 
@@ -173,6 +204,12 @@ def _put_back(module: nn.Module, key: str, value: Any, kept: Any) -> None:
             value = kept.clone()
     elif isinstance(value, torch.Generator):
         value.set_state(kept)
+    elif isinstance(value, np.ndarray):
+        np.copyto(value, kept)
+    elif isinstance(value, tuple):
+        value = value if _equal(value, kept) else _kept(kept)
+    elif not isinstance(value, _CONTAINERS) or kept is value or _equal(value, kept):
+        pass
     elif isinstance(value, list | deque):
         value.clear()
         value.extend(_kept(kept))
@@ -206,13 +243,16 @@ def _seems_same(a: Tensor, b: Tensor) -> bool:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit: NaN equals the same NaN, and minus zero is not zero."""
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
         return False
     if a.layout != torch.strided:
-        return bool(torch.equal(a.to_dense(), b.to_dense()))
-    return bool(torch.equal(a, b)) or (
-        a.is_floating_point() and bool(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)))
-    )
+        return a.layout == b.layout and bool(torch.equal(a.to_dense(), b.to_dense()))
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool(torch.equal(a, b))
+    a, b = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in (a, b))
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return bool(torch.equal(*(t.detach().resolve_neg().contiguous().view(kind) for t in (a, b))))
 
 
 def rng_state() -> dict[str, Any]:
