@@ -26,9 +26,10 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Fingerprint:
     """What one tensor held: ``axes[a][i]`` is the hash of everything at index ``i`` of axis ``a``.
 
-    A large tensor that was not asked for in full has the hashes of axis 0 only, and no ``sketch``: signed sums of its
-    values for each row, ``[rows, 16]``, from which the size of a change can be told. Where axis 0 holds k rows of each
-    sample, ``slots`` has for each layout ("interleaved", "stacked") and each of the k the hashes of the other axes.
+    A large tensor that was not asked for in full has the hashes of axis 0 only, and no ``sketches``: for axis 0, and
+    any that may hold the samples, 16 signed sums of the values at each index, which tell the size of a change.
+    Where axis 0 holds k rows of each sample, ``slots`` has for each layout ("interleaved", "stacked") and each of the k
+    the hashes of the other axes.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +37,7 @@ class Fingerprint:
     axes: tuple[np.ndarray, ...]
     finite: bool
     constant: bool
-    sketch: np.ndarray | None = None
+    sketches: Mapping[int, np.ndarray] = field(default_factory=dict)
     slots: Mapping[str, list[tuple[np.ndarray, ...]]] = field(default_factory=dict)
 
     @functools.cached_property
@@ -65,9 +66,9 @@ class Fingerprint:
 
     def effect(self, other: Fingerprint, rows: np.ndarray | None = None) -> float:
         """Estimate ``|other - self| / |self|`` (Euclidean norms, within about 20 %); NaN if it cannot be told."""
-        if self.sketch is None or other.sketch is None or self.sketch.shape != other.sketch.shape:
+        if self.shape != other.shape or 0 not in self.sketches or 0 not in other.sketches:
             return float("nan")
-        mine, theirs = (s if rows is None else s[rows] for s in (self.sketch, other.sketch))
+        mine, theirs = (each.sketches[0] if rows is None else each.sketches[0][rows] for each in (self, other))
         size, moved = np.linalg.norm(mine), np.linalg.norm(theirs - mine)
         return float(moved / size) if size else (float("inf") if moved else 0.0)
 
@@ -83,13 +84,18 @@ def fingerprint(tensor: Tensor, full: bool = False, size: int = 0) -> Fingerprin
         x = torch.view_as_real(x)
     if not x.numel():
         axes = tuple(np.zeros(n, np.int64) for n in shape or (1,))
-        return Fingerprint(shape, tensor.dtype, axes, True, True, np.zeros((len(axes[0]), BUCKETS)))
+        return Fingerprint(shape, tensor.dtype, axes, True, True, {0: np.zeros((len(axes[0]), BUCKETS))})
     small = x.numel() <= SMALL
     x = x.reshape(shape[0] if shape else 1, -1)
     several = len(x) // size if size and len(shape) > 1 and len(x) % size == 0 else 1
     several = several if several <= MOST_SLOTS else 1
-    rows, parts, finite, constant, sketch = _small(x, several) if small else _large(x, full, several)
+    rows, parts, finite, constant, values = _small(x, several) if small else _large(x, full, several)
     axes = [rows]
+    sketches = {}
+    if values is not None:
+        sketches[0] = _sketch(values) if small else values
+        for axis in [a for a, n in enumerate(shape) if small and a and n == size]:
+            sketches[axis] = _sketch(np.moveaxis(values.reshape(*shape, -1), axis, 0).reshape(size, -1))
     slots = {}
     if parts is not None and len(shape) > 1:
         axes += _by_axis(parts[0].sum(0), shape)
@@ -100,7 +106,7 @@ def fingerprint(tensor: Tensor, full: bool = False, size: int = 0) -> Fingerprin
             }
     # Bytes objects lie outside the heap that activations come from: arrays there would keep it from shrinking again.
     axes = [np.frombuffer(axis.tobytes(), np.int64) for axis in axes]
-    return Fingerprint(shape, tensor.dtype, tuple(axes), finite, constant, sketch, slots)
+    return Fingerprint(shape, tensor.dtype, tuple(axes), finite, constant, sketches, slots)
 
 
 def _by_axis(rest: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -113,7 +119,7 @@ Hashed = tuple[np.ndarray, Parts | None, bool, bool, np.ndarray | None]
 
 
 def _small(x: Tensor, several: int) -> Hashed:
-    """Hashes of the rows, of all other indices, finite, constant, sketch; by numpy, which is fast on few values."""
+    """Hashes of the rows, of all other indices, finite, constant, values; by numpy, which is fast on few values."""
     x = x.cpu()
     values = x.double().numpy()
     low, high = values.min(), values.max()
@@ -123,11 +129,11 @@ def _small(x: Tensor, several: int) -> Hashed:
     grid = mixed * _weights(len(x))[:, None]
     rest = grid.reshape(-1, several, x.shape[1]).sum(0), grid.reshape(several, -1, x.shape[1]).sum(1)
     values = values if finite else np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    return mixed.sum(1), rest, finite, bool(finite and low == high and x.numel() > 1), _sketch(values)
+    return mixed.sum(1), rest, finite, bool(finite and low == high and x.numel() > 1), values
 
 
 def _large(x: Tensor, full: bool, several: int) -> Hashed:
-    """The same in chunks on the tensor's device; the indices of other axes and the sketch only if ``full``."""
+    """The same in chunks on the tensor's device; the other indices and, for the values, a sketch only if ``full``."""
     rows, width = x.shape
     step = max(1, CHUNK // width)
     weights = _weights(width, x.device)

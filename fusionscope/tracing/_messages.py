@@ -41,7 +41,7 @@ def messages(
     tell([c for c in leaves if not c.finite], "non-finite values")
     tell([c for c in leaves if c.constant and c.wired_to], "constant here: dead or saturated")
     tell(
-        [c for c in calls if c.batch_coupled and c.deterministic],
+        [c for c in calls if c.batch_coupled and c.deterministic and c.floating],
         "rows interact: per-sample features are not defined here",
     )
     told += _counts(base, relation)

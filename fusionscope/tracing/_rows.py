@@ -12,6 +12,7 @@ import torch
 from fusionscope.tracing._fingerprint import Fingerprint
 from fusionscope.tracing._record import CallKey, Recording, Side
 
+ROUNDING = 2.5
 Runs = Mapping[str, Sequence[Recording]]
 
 
@@ -20,8 +21,8 @@ class Rows:
     """Where the samples are: ``axis`` holds ``per_sample`` rows of each sample.
 
     ``pattern``: "plain" (one row each), "interleaved" (rows of a sample side by side), "stacked" (blocks of B rows),
-    "coupled" (every row follows every sample), "ragged" (samples have several rows each, as in a packed sequence),
-    "scalar", or "unmoved" (the single-sample change did not show).
+    "coupled" (every row follows every sample), "ragged" (samples have several rows each, as in a packed sequence, or
+    one sample changes the shape), "scalar", or "unmoved" (the single-sample change did not show).
     """
 
     axis: int | None
@@ -52,7 +53,7 @@ def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int
     masks = [one.changed(other) for one, other in singles]
     masks = [_clearly(mask, *pair, sample, size) for mask, pair in zip(masks, singles, strict=True)]
     if not masks or masks[0] is None:
-        return Rows(None, 1, "coupled")
+        return Rows(None, 1, "ragged" if masks else "coupled")
     alike = [mask for mask in masks if mask is not None and len(mask) == len(masks[0])]
     union = [np.logical_or.reduce(axis) for axis in zip(*alike, strict=True)]
     found = _fitting(union, sample, size) or _fitting(masks[0], sample, size)
@@ -75,16 +76,20 @@ def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int
 
 
 def _clearly(
-    mask: list[np.ndarray] | None, one: Fingerprint, other: Fingerprint, sample: int, size: int
+    masks: list[np.ndarray] | None, one: Fingerprint, other: Fingerprint, sample: int, size: int
 ) -> list[np.ndarray] | None:
-    """Without the rows of other samples that moved by rounding errors only, as in a product of another shape."""
-    if mask is None or one.sketch is None or other.sketch is None or not one.dtype.is_floating_point:
-        return mask
-    if len(mask[0]) != size or mask[0].sum() < 2 or not mask[0][sample]:
-        return mask
-    length = np.linalg.norm(one.sketch, axis=1)
-    far = np.linalg.norm(other.sketch - one.sketch, axis=1) > weak_effect(one.dtype) * np.maximum(length, length.max())
-    return [mask[0] & far, *mask[1:]] if far[sample] else mask
+    """Without the samples that moved by rounding errors only while the ``sample`` moved: a product of another shape."""
+    if masks is None or not one.dtype.is_floating_point:
+        return masks
+    found = list(masks)
+    for axis, mask in enumerate(masks):
+        if axis not in one.sketches or axis not in other.sketches or len(mask) != size or not mask[sample]:
+            continue
+        length = np.linalg.norm(one.sketches[axis], axis=1)
+        moved = np.linalg.norm(other.sketches[axis] - one.sketches[axis], axis=1)
+        far = moved > ROUNDING * torch.finfo(one.dtype).eps * length.max()
+        found[axis] = mask & far if far[sample] else mask
+    return found
 
 
 def weak_effect(dtype: torch.dtype) -> float:

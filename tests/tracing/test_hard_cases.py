@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -237,3 +238,167 @@ def test_fingerprints_of_special_values() -> None:
     assert fingerprint(torch.tensor(2.0)).shape == ()
     assert fingerprint(torch.zeros(0, 3)).constant
     assert not fingerprint(torch.tensor(2.0)).constant
+
+
+def test_an_expert_that_is_chosen_by_content() -> None:
+    """Every value but half of them must vanish, or a router sends the same tensors on."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.experts = nn.Linear(5, 3), nn.ModuleList(nn.Linear(5, 7) for _ in range(3))
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            chosen, out = self.router(a).argmax(1), a.new_zeros(len(a), 7)
+            for number, expert in enumerate(self.experts):
+                rows = (chosen == number).nonzero()[:, 0]
+                if len(rows):
+                    out[rows] = expert(a[rows])
+            return out + b[:, :1]
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = trace(Experts(), {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
+        experts = [call for call in found.calls if call.path.startswith("experts")]
+        assert {call.depends_on for call in experts} == {frozenset("a")}
+        assert all(tap.call.axes.sample is not None for tap in found.taps["a"])
+
+
+def test_lengths_of_their_own_that_cannot_be_changed_are_unknown() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.b = nn.GRU(3, 5, batch_first=True), nn.Linear(2, 5)
+
+        def forward(self, frames: Tensor, lengths: Tensor, b: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(frames, lengths, batch_first=True)
+            return self.gru(packed)[1][0] + self.b(b)
+
+    lengths = torch.tensor([9, 8, 7, 5, 4, 3, 2])
+    found = trace(Packed(), {"frames": torch.randn(B, 9, 3), "lengths": lengths, "b": torch.randn(B, 2)})
+    assert all(call.state("lengths") == "unknown" for call in found.calls)
+    assert any("unknown: the model fails on other samples' values of it" in message for message in found.messages)
+
+
+@pytest.mark.parametrize("width", [5, 64])
+def test_rounding_of_another_shape_is_no_interaction(width: int) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.b = nn.GRU(3, width, batch_first=True), nn.Linear(2, width)
+
+        def forward(self, frames: Tensor, lengths: Tensor, b: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
+            states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=9)
+            return self.b(b) + states.sum(1)
+
+    batch = {"frames": torch.randn(B, 9, 3), "lengths": torch.tensor([3, 9, 5, 7, 2, 8, 4]), "b": torch.randn(B, 2)}
+    found = trace(Packed(), batch, modalities={"audio": ["frames", "lengths"], "b": "b"})
+    assert not found.calls[0].batch_coupled
+    assert not any("rows interact" in message for message in found.messages)
+
+
+def test_a_queue_that_each_forward_writes_is_rolled_back_whole() -> None:
+    class Queue(Dual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("queue", torch.randn(5, 20_000))
+            self.at = 40
+
+        def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+            self.queue[:, self.at : self.at + B] = b.T
+            self.at += B
+            return {"logits": self.b(b), "against": self.a(a).mean() + a @ self.queue[:, 100:]}
+
+    model = Queue()
+    kept = model.queue.clone()
+    found = trace(model, {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
+    assert found.call("model#0:against").depends_on == {"a"}
+    assert torch.equal(model.queue, kept)
+
+
+def test_state_in_tuples_arrays_flags_and_numbers() -> None:
+    class Odd(Dual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.seen = (torch.zeros(13), torch.zeros(13)), np.zeros(3)
+            self.aux, self.best, self.ready = 0.0, float("nan"), False
+            self.scale = nn.Parameter(torch.ones(13))
+            self.register_buffer("last", -torch.zeros(13))
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            if not self.ready:
+                self.scale.data.copy_(a.std())
+                self.ready = True
+            x, y = self.a(a) * self.scale + self.hidden[0], self.b(b)
+            self.hidden, self.aux = (x[0], y[0]), x.mean(1)
+            self.seen += 1
+            self.last.fill_(float("nan"))
+            return x + y
+
+    model, batch = Odd(), {"a": torch.randn(B, 5), "b": torch.randn(B, 5)}
+    hidden = model.hidden
+    found = trace(model, batch)
+    assert [call.path for call in found.streams["a"]] == ["a.0", "a.1", "a.2"]
+    assert model.hidden is hidden
+    assert (model.aux, model.ready, model.seen.tolist()) == (0.0, False, [0, 0, 0])
+    assert torch.equal(model.scale, torch.ones(13))
+    assert torch.equal(torch.signbit(model.last), torch.ones(13, dtype=torch.bool))
+
+
+def test_what_holds_no_tensor_we_know_hides_no_taps() -> None:
+    class Holder:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    class Wrapped(Dual):
+        def forward(self, a: Tensor, b: Tensor) -> object:
+            return Holder(self.one(a).tensor + self.b(b))
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(5, 11), nn.ReLU(), nn.Linear(11, 13))
+
+        def forward(self, x: Tensor) -> object:
+            return Holder(self.layers(x))
+
+    model = Wrapped()
+    model.one = One()
+    found = trace(model, {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
+    assert [tap.id for tap in found.taps["a"]] == ["one.layers.1#0", "one.layers.2#0"]
+    assert any("no tensor was found in what the model returns" in message for message in found.messages)
+
+
+def test_tensors_that_cannot_be_read_are_named() -> None:
+    class Mapped(Dual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(13, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.vmap(self.head)(self.a(a) + self.b(b))
+
+    found = trace(Mapped(), {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
+    assert found.calls[0].depends_on == {"a", "b"}
+    assert any("head#0: holds tensors whose values cannot be read" in message for message in found.messages)
+
+
+def test_sizes_of_effects_do_not_count_other_noise() -> None:
+    class Gate(Dual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.shift, self.head = (
+                nn.Parameter(torch.zeros(1)),
+                nn.Parameter(torch.zeros(13)),
+                nn.Identity(),
+            )
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.head(self.a(a) + 1e-3 * self.gate * self.b(b)) + self.shift
+
+    model = Gate()
+    model.a[2].bias.data.mul_(100)
+    found = trace(model, {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
+    assert found.call("head").state("b") == "wired"
+    assert found.call("head").effects["b"] < 1e-4

@@ -215,7 +215,6 @@ class Wiring(steps.Program):
             for key, ran in base.items()
             for side in ("inputs", "outputs")
         }
-        sides = ("inputs", "outputs")
         fused = [
             key
             for key, ran in base.items()
