@@ -105,11 +105,11 @@ class Runner:
         self.notes.append("the model fails when one sample is replaced, so the sample axes are not known")
         return Recording()
 
-    def world(self, base: Recording, draws: int) -> World:
-        """The runs with one modality changed at a time, ``draws`` of each."""
+    def world(self, base: Recording) -> World:
+        """The runs with one modality changed at a time, by each of its maps."""
         runs: dict[str, list[Recording]] = {}
         for modality, maps in self.maps.items():
-            found = [self._perturbed(modality, donors) for donors in maps[:draws]]
+            found = [self._perturbed(modality, donors) for donors in maps]
             runs[modality] = [run for run in found if run is not None]
         return World(base, runs)
 

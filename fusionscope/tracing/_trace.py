@@ -119,8 +119,8 @@ def trace(
 
     The values of one modality are replaced by those of other samples, and every call's output is compared with the
     unchanged run, row by row and bit by bit. No module names are needed. The model runs in eval mode without gradients,
-    2 M + 5 times for M modalities; M + 2 times more if some parameters are all zero, and once more per fusion point and
-    per lane that goes on after an exchange. Model and batch are left as they were found, also when the model raises.
+    2 M + 5 times for M modalities; 2 M + 2 times more if some parameters are all zero, and once more per fusion point
+    and per lane that goes on after an exchange. Model and batch are left as they were found, also when the model raises.
 
     Args:
         model: any module that takes the batch.
@@ -186,7 +186,7 @@ class _Tracer:
         run, repeat = runner.plain(), runner.plain()
         prediction = runner.prediction
         singles = [(run, runner.single(run))]
-        plain = runner.world(run, draws=2)
+        plain = runner.world(run)
         check_state(run, repeat, runner.plain())
         failed = frozenset(m for m, found in plain.runs.items() if not found)
         wired, noised = self._wired(singles)
@@ -233,7 +233,7 @@ class _Tracer:
             return None, []
         try:
             noisy = self.runner.plain()
-            found = self.runner.world(noisy, draws=1)
+            found = self.runner.world(noisy)
             singles.append((noisy, self.runner.one_replaced()))
             return found, names
         except Exception as error:

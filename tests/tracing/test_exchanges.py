@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionscope.tracing import Trace, trace
+from fusionscope.tracing import Trace, _record, trace
 
 from .exchanges import CEN, CMX, AsymFusion, CrossModal
 from .models import B
@@ -114,6 +114,25 @@ def test_one_way_fusion_ends_the_receiving_lane() -> None:
     found = trace(OneWay(), {"rgb": torch.randn(B, 5), "depth": torch.randn(B, 5)})
     assert stretches(found, "rgb") == [["rgb.0#0"]]
     assert stretches(found, "depth") == [["depth.0#0", "depth.1#0", "depth.2#0"]]
+
+
+class Averaged(nn.Module):
+    """What follows the fused call only by the mean over the batch follows it all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.first, self.second = (nn.Linear(5, 5) for _ in range(4))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        x = self.first(self.a(a) + self.b(b))
+        return x + self.second(x.double().mean(0, keepdim=True).float())
+
+
+def test_a_restart_is_no_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = {"a": torch.randn(B, 5), "b": torch.randn(B, 5)}
+    assert [p.call.path for p in trace(Averaged(), batch).fusion_points if p.call] == ["first"]
+    monkeypatch.setattr(_record, "disturbed", lambda tensor, source, gently: tensor.roll(1, 0))
+    assert [p.call.path for p in trace(Averaged(), batch).fusion_points if p.call] == ["first", "second"]
 
 
 class TwoHeads(nn.Module):
