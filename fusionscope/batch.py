@@ -215,8 +215,7 @@ class Adapter:
         for modality, nest in batch.inputs.items():
             for path, tensor in tensors(nest):
                 if tensor.layout != torch.strided or tensor.is_nested:
-                    dense = ".to_padded_tensor(0)" if tensor.is_nested else ".to_dense()"
-                    raise InputError(f"modality {modality!r} is a sparse or nested tensor; give it dense: {dense}")
+                    raise InputError(f"modality {modality!r} is a sparse or nested tensor; make it dense first")
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     bad = int((~torch.isfinite(tensor)).flatten(1).any(1).sum()) if tensor.ndim > 1 else 1
                     name = f"{modality}.{path}" if path else modality

@@ -120,7 +120,7 @@ def trace(
     The values of one modality are replaced by those of other samples, and every call's output is compared with the
     unchanged run, row by row and bit by bit. No module names are needed. The model runs in eval mode without gradients,
     2 M + 5 times for M modalities; 2 M + 2 times more if some parameters are all zero, and once more per fusion point
-    and per lane that goes on after an exchange. Model and batch are left as they were found, also when the model raises.
+    and per lane that goes on after an exchange. Model and batch are left as they were, also when the model raises.
 
     Args:
         model: any module that takes the batch.

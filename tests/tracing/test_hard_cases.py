@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fusionscope.batch import Adapter
 from fusionscope.errors import InputError, ModelError
 from fusionscope.tracing import trace
-from fusionscope.tracing._fingerprint import fingerprint
 
 B = 7
 
@@ -219,27 +218,6 @@ def test_dataclass_outputs() -> None:
     assert found.calls[0].depends_on == {"a", "b"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool])
-def test_fingerprints_tell_similar_rows_apart(dtype: torch.dtype) -> None:
-    rows = torch.eye(509, dtype=torch.float32).to(dtype)
-    assert len(set(fingerprint(rows).axes[0].tolist())) == 509
-    for axis in fingerprint(rows, full=True).axes + fingerprint(rows[:101]).axes:
-        assert len(set(axis.tolist())) >= 101
-
-
-def test_fingerprints_of_special_values() -> None:
-    x = torch.tensor([[0.0, torch.nan], [1.0, torch.inf]])
-    y = torch.tensor([[-0.0, -torch.nan], [1.0, torch.inf]])
-    assert fingerprint(x).key == fingerprint(y).key
-    assert not fingerprint(x).finite
-    assert fingerprint(x).key != fingerprint(x.nan_to_num(posinf=torch.inf)).key
-    assert fingerprint(torch.full((3, 2), 5)).constant
-    assert fingerprint(torch.fft.fft(torch.randn(3, 4)).conj()).shape == (3, 4)
-    assert fingerprint(torch.tensor(2.0)).shape == ()
-    assert fingerprint(torch.zeros(0, 3)).constant
-    assert not fingerprint(torch.tensor(2.0)).constant
-
-
 def test_an_expert_that_is_chosen_by_content() -> None:
     """Every value but half of them must vanish, or a router sends the same tensors on."""
 
@@ -402,3 +380,8 @@ def test_sizes_of_effects_do_not_count_other_noise() -> None:
     found = trace(model, {"a": torch.randn(B, 5), "b": torch.randn(B, 5)})
     assert found.call("head").state("b") == "wired"
     assert found.call("head").effects["b"] < 1e-4
+
+
+def test_sparse_modalities_are_refused() -> None:
+    with pytest.raises(InputError, match="'a' is a sparse or nested tensor; make it dense first"):
+        trace(Dual(), {"a": torch.randn(B, 5).to_sparse(), "b": torch.randn(B, 5)})
