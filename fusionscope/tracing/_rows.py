@@ -64,15 +64,17 @@ def find_rows(base: Fingerprint, singles: Sequence[Pair], sample: int, size: int
         found = [first_axis(base, size)]
         if found[0].per_sample > 1:
             found = [replace(found[0], pattern=pattern) for pattern in ("interleaved", "stacked")]
+    if len(found) == 1:
+        return found[0]
     changes = [mask for one, other in moved if (mask := one.changed(other)) is not None]
+    return min(found, key=lambda rows: _undecided(rows, base, changes))
 
-    def undecided(rows: Rows) -> float:
-        """How many rows of one position moved while others of it did not."""
-        axis = rows.axis or 0
-        shares = [m[axis][i].mean() for m in changes if len(m) > axis for i in rows.positions(base.shape[axis])]
-        return float(sum(min(share, 1 - share) for share in shares))
 
-    return min(found, key=undecided) if len(found) > 1 else found[0]
+def _undecided(rows: Rows, base: Fingerprint, changes: list[list[np.ndarray]]) -> float:
+    """How many rows of one position moved while others of it did not."""
+    axis = rows.axis or 0
+    shares = [m[axis][i].mean() for m in changes if len(m) > axis for i in rows.positions(base.shape[axis])]
+    return float(sum(min(share, 1 - share) for share in shares))
 
 
 def _clearly(
