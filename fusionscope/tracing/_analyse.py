@@ -102,7 +102,7 @@ class _Calls:
         unsteady = self.base.unsteady(record.key, "outputs")
         sizes = self.first.sizes(record.key, "outputs", entry) if len(entry.wired_to) > 1 or entry.unknown else {}
         # Where nothing moved, and ought to have, the sample axis is a guess.
-        sample = rows.axis if rows.pattern != "unmoved" or unsteady else None
+        sample = rows.axis if not rows.guessed or unsteady else None
         axes = Axes(
             sample, unit, (), rows.per_sample, entry.positions, rows.pattern == "stacked" and rows.per_sample > 1
         )

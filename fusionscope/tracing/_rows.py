@@ -28,6 +28,7 @@ class Rows:
     axis: int | None
     per_sample: int = 1
     pattern: str = "plain"
+    guessed: bool = False
 
     def positions(self, length: int) -> list[np.ndarray]:
         """The row indices of each of the ``per_sample`` rows that a sample has."""
@@ -125,7 +126,7 @@ def _fitting(changed: list[np.ndarray], sample: int, size: int) -> list[Rows]:
 def first_axis(base: Fingerprint, size: int) -> Rows:
     """The first axis that can hold ``size`` samples, where nothing was seen to move along any."""
     axis = next((a for a, n in enumerate(base.shape) if n and n % size == 0), None)
-    return Rows(axis, 1 if axis is None else base.shape[axis] // size, "unmoved")
+    return Rows(axis, 1 if axis is None else base.shape[axis] // size, "unmoved", guessed=True)
 
 
 @dataclass(frozen=True)
