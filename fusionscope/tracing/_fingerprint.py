@@ -7,6 +7,7 @@ of its index on each axis, but for collisions of odds about 2^-64.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,14 +139,15 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
     step = max(1, CHUNK // width)
     weights = _weights(width, x.device)
     order = _weights(rows, x.device)
-    hashes, sketches, extremes = [], [], []
+    hashes, sketches = [], []
+    extremes: list[float] = []
     rest = torch.zeros(2, several, width, dtype=torch.int64, device=x.device) if full else None
     place = torch.arange(rows, device=x.device)
     for start in range(0, rows, step):
         part = x[start : start + step]
         numbers = part.to(torch.uint8) if part.dtype == torch.bool else part
-        extremes += torch.aminmax(numbers)
-        finite = not part.is_floating_point() or bool(torch.isfinite(extremes[-1]) & torch.isfinite(extremes[-2]))
+        extremes += (float(extreme) for extreme in torch.aminmax(numbers))
+        finite = math.isfinite(extremes[-1]) and math.isfinite(extremes[-2])
         bits = _bits(part, finite)
         # Two four-byte values at once, as long as only the row counts.
         pairs = bits.element_size() == 4 and width % 2 == 0 and bits.is_contiguous()
@@ -160,11 +162,11 @@ def _large(x: Tensor, full: bool, several: int) -> Hashed:
             rest[1].index_add_(0, here // (rows // several), grid)
             values = part if finite else torch.nan_to_num(part, posinf=0.0, neginf=0.0)
             sketches.append(_sketch(values.cpu().double().numpy()))
-    low, high = torch.stack(extremes[::2]).amin(), torch.stack(extremes[1::2]).amax()
-    finite = not x.is_floating_point() or bool(torch.isfinite(low) & torch.isfinite(high))
+    low, high = min(extremes), max(extremes)
+    finite = all(map(math.isfinite, extremes))
     row_hash = torch.cat(hashes).cpu().numpy()
     others = None if rest is None else (rest[0].cpu().numpy(), rest[1].cpu().numpy())
-    return row_hash, others, finite, finite and bool(low == high), np.concatenate(sketches) if sketches else None
+    return row_hash, others, finite, finite and low == high, np.concatenate(sketches) if sketches else None
 
 
 def _bits(x: Tensor, finite: bool) -> Tensor:

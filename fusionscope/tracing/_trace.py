@@ -197,7 +197,9 @@ class _Tracer:
         keys = needs_detail(relation)
         if keys:
             first = [found[0] for world in worlds for found in world.runs.values() if found]
-            runner.deepen(keys, [repeat, *(one for pair in singles for one in pair), *first])
+            unsteady = any(base.unsteady(key, side) for key in keys for side in ("inputs", "outputs"))
+            again = [repeat] * unsteady + [one for pair in singles for one in pair] + first
+            runner.deepen(keys, again)
             base.forget_rows()
             relation = Relation(base, plain, wired, failed)
         fusion = Fusion(base, relation, wired or plain, runner.restart)
