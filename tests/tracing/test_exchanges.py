@@ -135,6 +135,28 @@ def test_a_restart_is_no_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.call.path for p in trace(Averaged(), batch).fusion_points if p.call] == ["first", "second"]
 
 
+class Ignored(nn.Module):
+    """A module works in place, and what it returns is not looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.act = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3), nn.LeakyReLU(0.1, True)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        x = self.a(a) + self.b(b)
+        self.act(x)
+        return self.head(x)
+
+
+def test_a_restart_reaches_what_was_written_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = {"a": torch.randn(B, 5), "b": torch.randn(B, 5)}
+    assert [p.call.path for p in trace(Ignored(), batch).fusion_points if p.call] == ["act"]
+    whole = _record.Recorder._replaced
+    blind = lambda self, output, source, given: whole(self, output, source, {})  # noqa: E731
+    monkeypatch.setattr(_record.Recorder, "_replaced", blind)
+    assert [p.call.path for p in trace(Ignored(), batch).fusion_points if p.call] == ["act", "head"]
+
+
 class TwoHeads(nn.Module):
     """Two tasks read the same fused features: that is no exchange."""
 
