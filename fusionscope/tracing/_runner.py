@@ -45,7 +45,6 @@ class Runner:
         self.notes: list[str] = []
         self.failed: dict[str, str] = {}
         self.noise: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self.noised: list[str] = []
         self.before = self.state = ModelState(model)
         self._quick = False
         self._returned: Any = None
@@ -136,7 +135,6 @@ class Runner:
                 value *= torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
                 self.noise.append((parameter, value.to(parameter), self.state.values[id(parameter)][1]))
                 names.append(name)
-        self.noised = names
         return names
 
     def unwire(self) -> None:
