@@ -125,7 +125,7 @@ class MinibatchCKA(Instrument):
         """Return what two instruments must share to be merged."""
         return {k: getattr(self, k) for k in ("taps", "permutations", "folds", "alpha", "seed")}
 
-    def context(self, size: int, target: Tensor | None, index: int) -> CKAContext:
+    def context(self, size: int, target: Tensor | None, index: int, group: Tensor | None = None) -> CKAContext:
         """Return the batch's permutations; ``target`` is not used."""
         rng = np.random.default_rng([self.seed, index])
         order = rng.permuted(np.tile(np.arange(size), (self.permutations, 1)), axis=1)

@@ -143,7 +143,7 @@ class EtaSquared(Instrument):
         """Return what two instruments must share to be merged."""
         return {k: getattr(self, k) for k in ("taps", "classes", "permutations", "purity", "alpha", "seed")}
 
-    def context(self, size: int, target: Tensor | None, index: int) -> LabelContext:
+    def context(self, size: int, target: Tensor | None, index: int, group: Tensor | None = None) -> LabelContext:
         """Return the batch's labels and permutations."""
         target = target if target is None else target.to(self.device)
         return label_context(target, size, self.classes, self.purity, self.permutations, [self.seed, index])

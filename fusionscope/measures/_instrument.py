@@ -33,10 +33,13 @@ class Instrument(Metric):
         reduced = metric.reduce(features, context)         # inside the hook; small, holds no part of the features
         metric.update({tap: reduced, ...}, context)        # after the forward
 
-    and at the end ``metric.compute()``. Three things hold that ``torchmetrics.Metric`` alone does not give: states keep
-    their float64 through ``.half()``, ``.to(torch.bfloat16)`` and the like; ``full_state_update`` is False; ``merge``
-    (and ``merge_state``) drops a computed value that is out of date. A state is a sum (an entry-less tensor before the
-    first batch counts as zero) or a list that is chained; float64 rules out devices without it (MPS).
+    and at the end ``metric.compute()``. An instrument that has to read the data several times has ``passes`` > 1; after
+    each pass but the last comes ``metric.advance()`` (on every rank; parts within one process are merged first).
+
+    Three things hold that ``torchmetrics.Metric`` alone does not give: states keep their float64 through ``.half()``,
+    ``.to(torch.bfloat16)`` and the like; ``full_state_update`` is False; ``merge`` (and ``merge_state``) drops a
+    computed value that is out of date. A state is a sum (an entry-less tensor before the first batch counts as zero) or
+    a list that is chained; float64 rules out devices without it (MPS).
 
     >>> from fusionscope.measures import MinibatchCKA
     >>> MinibatchCKA(["a"]).to(torch.bfloat16).hsic.dtype
@@ -45,13 +48,38 @@ class Instrument(Metric):
 
     full_state_update: bool | None = False
     is_differentiable: bool | None = False
+    passes: int = 1
+    stage: int = 0
 
     def settings(self) -> dict[str, Any]:
         """Return what two instruments must share to be merged."""
         return {}
 
-    def context(self, size: int, target: Tensor | None, index: int) -> Any:
-        """Return what ``reduce`` needs to know of a batch of ``size`` samples, number ``index`` of the whole run."""
+    def context(self, size: int, target: Tensor | None, index: int, group: Tensor | None = None) -> Any:
+        """Return what ``reduce`` needs to know of a batch of ``size`` samples, number ``index`` of the whole run.
+
+        Samples of one ``group`` are not independent.
+        """
+        raise NotImplementedError
+
+    def advance(self) -> None:
+        """End a pass over the data that is not the last; what all ranks gathered prepares the next pass.
+
+        Raises:
+            InputError: the last pass has been reached.
+        """
+        if self.stage + 1 >= self.passes:
+            raise InputError(f"expected compute() after {self.passes} passes over the data, got another advance()")
+        with torch.inference_mode(False), torch.no_grad():
+            self.sync(self.dist_sync_fn, self.process_group, should_sync=self._to_sync)
+            try:
+                self._advance()
+            finally:
+                self.unsync(should_unsync=self._is_synced and self._should_unsync)
+            super().reset()
+        self.stage += 1
+
+    def _advance(self) -> None:
         raise NotImplementedError
 
     def reduce(self, features: Num[Tensor, "B *rest"], context: Any) -> Any:
@@ -87,7 +115,8 @@ class Instrument(Metric):
         else:
             if type(incoming_state) is not type(self):
                 raise InputError(f"expected a {type(self).__name__} to merge, got a {type(incoming_state).__name__}")
-            mine, theirs = self.settings(), incoming_state.settings()
+            mine = {**self.settings(), "passes finished": self.stage}
+            theirs = {**incoming_state.settings(), "passes finished": incoming_state.stage}
             if mine != theirs:
                 what = ", ".join(f"{k}: {mine[k]!r} and {theirs[k]!r}" for k in mine if mine[k] != theirs[k])
                 raise InputError(f"expected instruments with equal settings, got {what}; make both with the same")
@@ -121,7 +150,8 @@ class Instrument(Metric):
             super().sync(*args, **kwargs)
 
     def reset(self) -> None:
-        """Forget every batch."""
+        """Forget every batch and every pass."""
+        self.stage = 0
         with torch.inference_mode(False):
             super().reset()
 

@@ -210,9 +210,17 @@ CASES = {
 def run(case, batches, make=None, feed=None, read=None):
     """Feed batches to a fresh instrument and read its result."""
     metric = (make or case.make)()
-    for index, batch in enumerate(batches):
-        (feed or case.feed)(metric, batch, index)
+    feed_all(metric, batches, feed or case.feed)
     return (read or case.read)(metric.compute())
+
+
+def feed_all(metric, batches, feed):
+    """Show the instrument its batches, in as many passes as it needs."""
+    for number in range(getattr(metric, "passes", 1)):
+        if number:
+            metric.advance()
+        for index, batch in enumerate(batches):
+            feed(metric, batch, index)
 
 
 def rank_worker(rank, store, outbox):
@@ -226,9 +234,12 @@ def rank_worker(rank, store, outbox):
         deals = {"dealt": (lambda i: i % 2, True), "idle": (lambda i: 0, True), "unsynced": (lambda i: i % 2, False)}
         for deal, (owner, sync) in deals.items():
             metric = case.make(sync_on_compute=sync)
-            for index, batch in enumerate(case.batches()):
+
+            def mine(metric, batch, index, owner=owner, feed=case.feed):
                 if owner(index) == rank:
-                    case.feed(metric, batch, index)
+                    feed(metric, batch, index)
+
+            feed_all(metric, case.batches(), mine)
             found[name, deal] = case.read(metric.compute())
     dist.barrier()
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import pickle
 import re
@@ -10,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from measures_registry import CASES, rank_worker, run
+from measures_registry import CASES, feed_all, rank_worker, run
 from torchmetrics import Metric
 
 from fusionscope.measures import Instrument
@@ -37,8 +38,13 @@ def check_merge(case, make=None):
     make = make or case.make
     batches = case.batches()
     parts = [make(), make(), make()]
-    for index, batch in enumerate(batches):
-        case.feed(parts[index % 2], batch, index)
+    for number in range(parts[0].passes):
+        if number:
+            whole = parts[2].merge(parts[0]).merge(parts[1])
+            whole.advance()
+            parts = [copy.deepcopy(whole) for _ in parts]
+        for index, batch in enumerate(batches):
+            case.feed(parts[index % 2], batch, index)
     for part in parts:
         part.compute()
     # An instrument that has seen nothing takes part too, on the left.
@@ -66,8 +72,7 @@ def check_casts(case, make=None):
                 assert now.dtype == was.dtype
                 assert torch.equal(now.nan_to_num(), was.nan_to_num())
     metric.reset()
-    for index, batch in enumerate(case.batches()):
-        case.feed(metric, batch, index)
+    feed_all(metric, case.batches(), case.feed)
     assert_same(case.read(metric.compute()), run(case, case.batches()))
 
 
@@ -75,13 +80,18 @@ def through_pickle(metric):
     return pickle.loads(pickle.dumps(metric))
 
 
-def check_pickle(case, copy=through_pickle):
+def check_pickle(case, again=through_pickle):
     metric = case.make()
     batches = case.batches()
     case.feed(metric, batches[0], 0)
-    metric = copy(metric)
+    metric = again(metric)
     for index, batch in enumerate(batches[1:], 1):
         case.feed(metric, batch, index)
+    for _ in range(1, metric.passes):
+        metric.advance()
+        metric = again(metric)
+        for index, batch in enumerate(batches):
+            case.feed(metric, batch, index)
     result = through_pickle(metric.compute())
     assert_same(case.read(result), run(case, batches))
 
@@ -168,9 +178,9 @@ def test_pickles_midway(case):
 @every_case
 def test_pickle_check_rejects_lost_states(case):
     def lossy(metric):
-        copy = through_pickle(metric)
-        copy.reset()
-        return copy
+        other = through_pickle(metric)
+        other.reset()
+        return other
 
     with pytest.raises(AssertionError):
         check_pickle(case, lossy)
