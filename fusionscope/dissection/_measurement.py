@@ -120,7 +120,7 @@ class Measurement:
 
         def use(tap: Tap, features: Tensor) -> None:
             for one, context, store in zip(instruments, contexts, reduced, strict=True):
-                store[tap.id] = one.reduce(features, context)
+                store[tap.id] = one.reduce(features, context, tap.id)
 
         with TapReader(self.model, self.taps, use) if instruments else nullcontext() as reader:
             if reader is not None:

@@ -131,7 +131,7 @@ class MinibatchCKA(Instrument):
         order = rng.permuted(np.tile(np.arange(size), (self.permutations, 1)), axis=1)
         return CKAContext(size, index % self.folds, torch.from_numpy(order.astype(np.int64)).to(self.device))
 
-    def _reduce(self, features: Tensor, context: CKAContext) -> Gram:
+    def _reduce(self, features: Tensor, context: CKAContext, tap: str) -> Gram:
         n = context.size
         K = centred_gram(features)
         power = K.square().sum() / max(n * (n - 3), 1)

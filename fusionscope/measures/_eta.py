@@ -148,7 +148,7 @@ class EtaSquared(Instrument):
         target = target if target is None else target.to(self.device)
         return label_context(target, size, self.classes, self.purity, self.permutations, [self.seed, index])
 
-    def _reduce(self, features: Tensor, context: LabelContext) -> ClassSums:
+    def _reduce(self, features: Tensor, context: LabelContext, tap: str) -> ClassSums:
         x = features if features.dtype in (torch.float32, torch.float64) else features.float()
         if context.places and context.places != x.ndim - 2:
             nothing = torch.zeros(0, dtype=torch.float64, device=x.device)

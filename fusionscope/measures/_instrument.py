@@ -30,7 +30,7 @@ class Instrument(Metric):
     Protocol, per batch::
 
         context = metric.context(size, target, index)      # before the forward; index = global batch number
-        reduced = metric.reduce(features, context)         # inside the hook; small, holds no part of the features
+        reduced = metric.reduce(features, context, tap)    # inside the hook; small, holds no part of the features
         metric.update({tap: reduced, ...}, context)        # after the forward
 
     and at the end ``metric.compute()``. An instrument that has to read the data several times has ``passes`` > 1; after
@@ -82,8 +82,10 @@ class Instrument(Metric):
     def _advance(self) -> None:
         raise NotImplementedError
 
-    def reduce(self, features: Num[Tensor, "B *rest"], context: Any) -> Any:
+    def reduce(self, features: Num[Tensor, "B *rest"], context: Any, tap: str = "") -> Any:
         """Reduce one tap's features ``[B, U, *locations]`` of one batch, without gradient and outside autocast.
+
+        Instruments that read the data several times need to know which ``tap`` it is.
 
         Raises:
             InputError: not one row of features per sample, or no unit axis.
@@ -94,9 +96,9 @@ class Instrument(Metric):
                 f"{tuple(features.shape)}; put the sample axis first and the unit axis second, one row per sample"
             )
         with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
-            return self._reduce(features.detach(), context)
+            return self._reduce(features.detach(), context, tap)
 
-    def _reduce(self, features: Tensor, context: Any) -> Any:
+    def _reduce(self, features: Tensor, context: Any, tap: str) -> Any:
         raise NotImplementedError
 
     def merge(self: InstrumentT, other: Metric) -> InstrumentT:

@@ -34,7 +34,7 @@ def feed_taps(metric, batch, index):
     features, target = batch
     size = len(next(iter(features.values())))
     context = metric.context(size, target, index)
-    metric.update({tap: metric.reduce(x, context) for tap, x in features.items()}, context)
+    metric.update({tap: metric.reduce(x, context, tap) for tap, x in features.items()}, context)
 
 
 def cast_taps(batches, dtype):

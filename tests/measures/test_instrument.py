@@ -102,8 +102,8 @@ def tensors(value):
             yield from tensors(part)
 
 
-def assert_reduce_is_light(metric, x, context):
-    reduced = metric.reduce(x, context)
+def assert_reduce_is_light(metric, x, context, tap="a"):
+    reduced = metric.reduce(x, context, tap)
     for t in tensors(reduced):
         assert not t.requires_grad
         assert t.is_inference()
@@ -125,18 +125,18 @@ def test_reduce_keeps_no_activation_and_no_graph(name):
     context = metric.context(len(features["a"]), target, 0)
     for tap in list(features):
         leaf = features.pop(tap).requires_grad_()
-        assert_reduce_is_light(metric, leaf * 1.0, context)
+        assert_reduce_is_light(metric, leaf * 1.0, context, tap)
 
 
 def test_the_check_of_reduce_rejects_a_view_and_a_kept_activation():
     class View(MinibatchCKA):
-        def _reduce(self, features, context):
+        def _reduce(self, features, context, tap):
             return (features[:1],)
 
     class Keeper(MinibatchCKA):
-        def _reduce(self, features, context):
+        def _reduce(self, features, context, tap):
             self.kept = features
-            return super()._reduce(features, context)
+            return super()._reduce(features, context, tap)
 
     for kind in (View, Keeper):
         metric = kind(["a"])
