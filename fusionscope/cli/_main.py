@@ -34,7 +34,8 @@ Train a baseline (an encoder per modality, concatenation, a head) and write a ru
 Examples:
   fusionscope train --data scenes --out runs/demo
   fusionscope train --data "npz:FILE.npz?inputs=image:NHW,audio:NTC&target=label&split=split" --out runs/av --seed 1
-  fusionscope train --data digits --out runs/top --modalities top"""
+  fusionscope train --data digits --out runs/top --modalities top
+  fusionscope train --data digits --out runs/twins --solo --copies 2 --checkpoints 6"""
 
 DISSECT = """\
 Measure what each modality contributes, where modalities agree and differ; write tables and an HTML report.

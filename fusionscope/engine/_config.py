@@ -15,7 +15,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     out: str
     """Run folder to write; must be new or empty unless --overwrite."""
     overwrite: bool = False
-    """Replace a run folder that already exists, with its dissection and report."""
+    """Replace a run folder that already exists, with its dissection, report and solo twins."""
     modalities: tuple[str, ...] = ()
     """Train on these modalities only (default: all of the data's)."""
     seed: int = 0
@@ -28,6 +28,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Stop when the validation score has not improved for this many epochs (0: never stop early)."""
     refit: bool = False
     """Then train anew on train + val, for as many epochs as the training with validation ran; keep the last weights."""
+    checkpoints: int = 0
+    """Keep the weights of this many evenly spaced epochs of the training with validation; the untrained ones (epoch 0)
+    and the last epoch's are always among them (0: none; the best weights are kept anyway)."""
+    solo: bool = False
+    """Also train each modality's solo twin: the same settings on that modality alone, written to OUT/solo/MODALITY."""
+    copies: int = 0
+    """With --solo: train each solo twin so many times more, with seeds SEED + 1, SEED + 2, ..., written to
+    OUT/solo/MODALITY-seedNUMBER; how far apart they are is the noise floor of training anew."""
     batch_size: int = 32
     """Samples per step."""
     lr: float = 2e-3

@@ -1,4 +1,7 @@
-"""The run folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``metrics.json``."""
+"""The run folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``metrics.json``.
+
+Where asked for, also ``checkpoints/epoch-NNNN.safetensors`` and ``solo/``, which holds a run folder per solo twin.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import csv
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,8 @@ from ._weights import load_weights, save_weights
 SCHEMA = 1
 KIND = "fusionscope run"
 CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
-OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, "dissection", "report.html"}
+CHECKPOINTS, SOLO = "checkpoints", "solo"
+OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +56,59 @@ class Run:
         score = "not scored" if test is None else f"test {self.metrics['metric']} {test:.3f}"
         names = ", ".join(self.model.modalities)
         return f"Run({self.folder}: {names} of {self.config.data}, seed {self.config.seed}; {score})"
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """The weights kept along the training with validation, by epoch, ascending; 0 is before training.
+
+        Empty without ``TrainConfig.checkpoints``. ``load_weights(run.model, run.checkpoints[epoch])`` loads one.
+        """
+        found = {int(p.stem.removeprefix("epoch-")): p for p in (self.folder / CHECKPOINTS).glob("epoch-*.safetensors")}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def solo(self) -> dict[str, Run]:
+        """The solo twins by modality, those that were trained; read when first asked for.
+
+        A twin is what a run with that modality alone and the same settings gives. With one seed, twin and joint model
+        see the samples in the same order, and the encoder of the *first* modality starts from the same weights in
+        both, the others' do not. Where that matters, compare the joint model with the ``copies``: they share neither.
+
+        Raises:
+            FileError: if a twin's folder is damaged, or holds a run of another modality or other data.
+        """
+        return {m: self._twin(m, m) for m in self.model.modalities if (self.folder / SOLO / m).is_dir()}
+
+    @cached_property
+    def copies(self) -> dict[str, list[Run]]:
+        """Further trainings of the solo twins with other seeds, by modality, ascending by seed; read when asked for.
+
+        Modalities without copies are left out.
+
+        Raises:
+            FileError: as for ``solo``.
+        """
+        found: dict[str, dict[int, Run]] = {}
+        for folder in (self.folder / SOLO).glob("*-seed*"):
+            name, _, seed = folder.name.rpartition("-seed")
+            if name in self.model.modalities and seed.isdecimal() and folder.name not in self.model.modalities:
+                found.setdefault(name, {})[int(seed)] = self._twin(name, folder.name)
+        return {m: [run for _, run in sorted(found[m].items())] for m in self.model.modalities if m in found}
+
+    def _twin(self, modality: str, name: str) -> Run:
+        run = load_run(self.folder / SOLO / name, data=False)
+        here, there = (one.description["data"]["fingerprint"] for one in (self, run))
+        if run.model.modalities != (modality,) or here != there:
+            raise FileError(
+                f"{run.folder} is no solo twin of {self.folder}: expected a run of {modality!r} alone on data with "
+                f"fingerprint {here}, found one of {', '.join(run.model.modalities)} on {there}; remove that folder"
+            )
+        return run if self.data is None else replace(run, data=choose(self.data, (modality,)))
+
+
+def twin_name(modality: str, seed: int, joint_seed: int) -> str:
+    """Name the folder of a solo twin, or of its copy with another seed."""
+    return modality if seed == joint_seed else f"{modality}-seed{seed}"
 
 
 def check_target(out: str | Path, overwrite: bool) -> Path:
@@ -84,9 +142,14 @@ def check_target(out: str | Path, overwrite: bool) -> Path:
 
 
 def write_run(
-    folder: Path, description: dict[str, Any], state: dict[str, Any], history: list[dict], metrics: dict[str, Any]
+    folder: Path,
+    description: dict[str, Any],
+    state: dict[str, Any],
+    history: list[dict],
+    metrics: dict[str, Any],
+    checkpoints: dict[int, dict[str, Any]],
 ) -> None:
-    """Write all four files into ``folder``."""
+    """Write all files of one run into ``folder``."""
     text = json.dumps(description, indent=2, ensure_ascii=False)
     try:
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -99,6 +162,9 @@ def write_run(
     except OSError as error:
         raise FileError(f"cannot write the run folder: {error.strerror or error}") from error
     save_weights(folder / WEIGHTS, state, {"fusionscope": text})
+    for epoch, weights in checkpoints.items():
+        path = folder / CHECKPOINTS / f"epoch-{epoch:04d}.safetensors"
+        save_weights(path, weights, {"fusionscope": text, "epoch": str(epoch)})
 
 
 def load_run(folder: str | Path, *, data: bool = True) -> Run:

@@ -17,6 +17,7 @@ from fusionscope.errors import ModelError
 from fusionscope.nn import FusionNet
 
 from ._augment import Augment
+from ._checkpoints import evenly, thin
 from ._config import TrainConfig
 from ._memory import loader
 from ._progress import Reporter
@@ -36,6 +37,7 @@ class Fit:
         scores: their validation scores.
         history: one row per epoch.
         stopped: whether the patience ran out.
+        kept: weights by epoch, among them all that may become checkpoints; empty without ``config.checkpoints``.
     """
 
     state: dict[str, Tensor] | None = None
@@ -43,6 +45,11 @@ class Fit:
     scores: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def checkpoints(self, count: int) -> dict[int, dict[str, Tensor]]:
+        """Return ``count`` of the weights, evenly spaced from before the first epoch to after the last."""
+        return {epoch: self.kept[epoch] for epoch in evenly(max(self.kept), count)} if self.kept else {}
 
 
 class Trainee(nn.Module):
@@ -89,7 +96,8 @@ def fit(
     """Train ``model`` and fill ``result``; the model is left with the weights of ``result.state``.
 
     AdamW, one warm-up, cosine decay to zero over ``epochs``. With ``val``, every epoch is scored and the best weights
-    are kept (ties: the lower loss); after ``config.patience`` epochs without a better score it stops.
+    are kept (ties: the lower loss); after ``config.patience`` epochs without a better score it stops. Checkpoints are
+    kept with ``val`` only.
 
     Raises:
         ModelError: if the loss is no longer finite.
@@ -112,6 +120,9 @@ def fit(
     scale = scale.to(fabric.device)
     metric = METRIC[task]
     best = (-math.inf, -math.inf)
+    count = 0 if val is None else config.checkpoints
+    if count:
+        result.kept = {0: _copy(model)}
     reporter.phase(phase, steps)
     for epoch in range(1, epochs + 1):
         began = time.perf_counter()
@@ -145,10 +156,13 @@ def fit(
         rank = (scores[metric], -scores["loss"]) if scores else (float(epoch), 0.0)
         if rank > best:
             best = rank
-            result.state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            result.state = _copy(model)
             result.epoch, result.scores = epoch, scores
             text += "  *" if scores else ""
         result.history.append(row | {"seconds": round(time.perf_counter() - began, 3)})
+        if count:
+            state = result.state if result.epoch == epoch and result.state is not None else _copy(model)
+            result.kept = thin(result.kept | {epoch: state}, epoch, epochs, count)
         reporter.epoch(epoch, epochs, text)
         if val is not None and config.patience and epoch - result.epoch >= config.patience:
             result.stopped = True
@@ -180,6 +194,10 @@ def evaluate(
         scores.update(output, batch["target"], task_loss(task, output, batch["target"], 0.0, scale.to(fabric.device)))
     # batch norms see other samples on each rank: one rank's scores decide for all, so that all stop together
     return fabric.broadcast(scores.compute())
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:

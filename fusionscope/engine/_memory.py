@@ -49,7 +49,7 @@ def choose(data: DataSplits, modalities: Sequence[str]) -> DataSplits:
         raise InputError(f"a modality is named twice: {', '.join(modalities)}")
     return replace(
         data,
-        splits={name: Chosen(split, modalities) for name, split in data.splits.items()},
+        splits={name: _only(split, modalities) for name, split in data.splits.items()},
         modalities=tuple(modalities),
         axes={m: data.axes[m] for m in modalities},
         shapes={m: data.shapes[m] for m in modalities},
@@ -80,6 +80,8 @@ class Memory(Dataset):
 
 def remember(dataset: Dataset) -> Dataset:
     """Return the data set as a :class:`Memory` if it takes less than 2 GiB, else as it is."""
+    if isinstance(dataset, Memory):
+        return dataset
     count = len(cast(Sized, dataset))
     first = dataset[0]
     size = sum(t.numel() * t.element_size() for t in [*first["inputs"].values(), first["target"]])
@@ -103,6 +105,12 @@ def loader(dataset: Dataset, batch_size: int, *, seed: int | None = None, worker
         collate_fn=_as_is if memory else default_collate,
         num_workers=0 if memory else workers,
     )
+
+
+def _only(dataset: Dataset, modalities: Sequence[str]) -> Dataset:
+    if isinstance(dataset, Memory):  # the same tensors, not copied
+        return Memory({m: dataset.inputs[m] for m in modalities}, dataset.target)
+    return Chosen(dataset, modalities)
 
 
 def _as_is(batch: Any) -> Any:

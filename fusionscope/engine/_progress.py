@@ -12,10 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 class Reporter:
     """Show how a training goes, on standard error. With ``quiet`` nothing is shown.
 
-    Use as a context manager: the bar is taken down whatever happens.
+    Use as a context manager: the bar is taken down whatever happens. A ``title`` stands before each phase's name.
     """
 
-    def __init__(self, *, quiet: bool = False, console: Console | None = None):
+    def __init__(self, *, quiet: bool = False, console: Console | None = None, title: str = ""):
+        self.title = title
         self.console = console or Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
         self.bar: Progress | None = None
         self.started = time.perf_counter()
@@ -41,9 +42,9 @@ class Reporter:
 
     def phase(self, name: str, steps: int) -> None:
         """Begin a phase of so many optimiser steps."""
-        self.name = name
+        self.name = f"{self.title} {name}".lstrip()
         if self.bar is not None:
-            self.task = self.bar.add_task(name, total=steps, text="")
+            self.task = self.bar.add_task(self.name, total=steps, text="")
 
     def step(self) -> None:
         """One optimiser step was made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +22,12 @@ from fusionscope.errors import InputError
 from fusionscope.nn import FusionNet
 
 from ._config import TrainConfig
-from ._folder import KIND, SCHEMA, check_target, rebuild, write_run
+from ._folder import KIND, SCHEMA, SOLO, check_target, rebuild, write_run
 from ._loop import Fit, evaluate, fit
 from ._memory import Memory, choose, remember
 from ._progress import Reporter
 from ._scores import METRIC
+from ._solo import twins
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> Path:
@@ -39,6 +41,13 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     When interrupted (Ctrl-C), the best weights so far are saved, with ``"interrupted": true`` and without test scores,
     before ``KeyboardInterrupt`` goes on.
 
+    With ``config.solo``, each modality's solo twin is trained once the joint run is written, then the twins' copies;
+    :attr:`Run.solo` and :attr:`Run.copies` read them. When interrupted there, the runs that were finished are kept.
+
+    With ``config.checkpoints``, weights along the training with validation are kept too (:attr:`Run.checkpoints`):
+    the first training's only, none of a refit's. As nobody knows before where it ends, more are held in memory while
+    it runs: at most half of all epochs' weights for 5 checkpoints, three quarters for 20.
+
     Raises:
         InputError: if a setting is out of range, or the data cannot be trained on.
         FileError: if the run folder cannot be written (found out before training) or the data cannot be read.
@@ -47,24 +56,51 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
     _check(config)
     out = writable_parent(check_target(config.out, config.overwrite))
     data = choose(load_data(config.data, seed=config.data_seed), config.modalities)
+    solo = twins(config, data)
     fabric = _fabric(config)
-    reporter = Reporter(quiet=quiet or not fabric.is_global_zero)
+    quiet = quiet or not fabric.is_global_zero
     cuda = list(range(torch.cuda.device_count())) if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        job = _Job(config, data, fabric, reporter)
-        try:
-            with reporter:
-                job.run()
-        except KeyboardInterrupt:
-            if job.best.state is not None:
-                job.write(out)
-                reporter.say(f"interrupted: the best weights so far (epoch {job.best.epoch}) are in {config.out}")
-            else:
-                reporter.say("interrupted before the first epoch was over: nothing to save")
-            raise
-        job.write(out)
-    reporter.say(job.summary(config.out))
+        data = _train_joint(_Job(config, data, fabric, Reporter(quiet=quiet)), out)
+        for twin in solo:
+            name = Path(twin.out).name
+            reporter = Reporter(quiet=quiet, title=f"solo {name}")
+            _train_twin(_Job(twin, choose(data, twin.modalities), fabric, reporter), out / SOLO / name)
     return out
+
+
+def _train_joint(job: _Job, out: Path) -> DataSplits:
+    """Train and write; return the data as the job holds it, so that it is loaded once."""
+    reporter = job.reporter
+    try:
+        with reporter:
+            job.run()
+    except KeyboardInterrupt:
+        if job.best.state is not None:
+            job.write(out)
+            reporter.say(f"interrupted: the best weights so far (epoch {job.best.epoch}) are in {job.config.out}")
+        else:
+            reporter.say("interrupted before the first epoch was over: nothing to save")
+        raise
+    job.write(out)
+    reporter.say(job.summary(job.config.out))
+    return replace(job.data, splits=job.data.splits | job.splits)
+
+
+def _train_twin(job: _Job, out: Path) -> None:
+    """Train and write; half a training is not kept, as it could be taken for a twin."""
+    reporter, config = job.reporter, job.config
+    try:
+        with reporter:
+            job.run()
+    except KeyboardInterrupt:
+        reporter.say(
+            f"interrupted: {config.out} is not written, the runs before it are. To add it, train with the same "
+            f"settings, without --solo, and --modalities {config.modalities[0]} --seed {config.seed} --out {config.out}"
+        )
+        raise
+    job.write(out)
+    reporter.say(job.summary(config.out))
 
 
 class _Job:
@@ -140,7 +176,8 @@ class _Job:
         state = cast(dict[str, Tensor], self.best.state)
         with atomic_folder(out) as folder:
             history = self.selection.history + self.refit.history
-            write_run(folder, self._description(), state, history, self._metrics())
+            checkpoints = self.selection.checkpoints(self.config.checkpoints)
+            write_run(folder, self._description(), state, history, self._metrics(), checkpoints)
 
     def _description(self) -> dict[str, Any]:
         data = self.data
@@ -231,7 +268,17 @@ def _fabric(config: TrainConfig) -> Fabric:
 def _check(config: TrainConfig) -> None:
     positive = ("epochs", "batch_size", "lr", "width", "devices")
     shares = ("dropout", "modality_dropout", "label_smoothing")
-    none_below = ("patience", "weight_decay", "auxiliary", "augment", "workers", "seed", "data_seed")
+    none_below = (
+        "patience",
+        "weight_decay",
+        "auxiliary",
+        "augment",
+        "workers",
+        "seed",
+        "data_seed",
+        "checkpoints",
+        "copies",
+    )
     for names, ok, wanted in (
         (positive, lambda v: v > 0, "more than 0"),
         (shares, lambda v: 0 <= v < 1, "at least 0 and less than 1"),
@@ -243,3 +290,7 @@ def _check(config: TrainConfig) -> None:
                 raise InputError(f"{name} must be {wanted}, got {value}")
     if config.batch_size < 2:
         raise InputError("batch_size must be at least 2, since batch norms need two samples, got 1")
+    if config.checkpoints == 1:
+        raise InputError("checkpoints must be 0 or at least 2, since the first and the last are always kept, got 1")
+    if config.copies and not config.solo:
+        raise InputError("copies are further trainings of the solo twins; set solo (--solo) too, or leave copies out")

@@ -83,7 +83,8 @@ def build_model(
         width: channels of the first stage; the deepest has four times as many.
         dropout: in the head, and on whole input channels of each encoder at a quarter of this rate.
         modality_dropout: see :class:`Concat`.
-        target_size: (H, W) of dense targets; by default that of the largest map.
+        target_size: (H, W) of dense targets; by default that of the largest map. Vectors and sequences alone need it;
+            they can only tell what is in the whole map, not where.
         fuse: ``concat``.
 
     Raises:
@@ -98,7 +99,7 @@ def build_model(
     sizes: dict[str, tuple[int, int]] = {m: (s[-2], s[-1]) for m, s in shapes.items() if axes[m] in ("NCHW", "NTCHW")}
     common: tuple[int, int] | None = None
     if task == "dense":
-        if not sizes:
+        if not sizes and target_size is None:
             raise InputError(f"dense prediction needs at least one map (NCHW); the modalities' axes are {dict(axes)}")
         target_size = target_size or max(sizes.values())
         common = half(target_size)

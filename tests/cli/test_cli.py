@@ -89,6 +89,20 @@ def test_train_dissect_report(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(fs.load(place / "zero").tables) == ["taps", "removal"]
 
 
+def test_solo_twins_are_run_folders(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--epochs", "1", "--width", "4", "--checkpoints", "2"]
+    main(["train", "--data", "digits", *small, "--solo", "--copies", "1", "--out", "run"])
+    shown = capsys.readouterr()
+    assert shown.out == f"run folder: {place / 'run'}\n"
+    assert "solo top-seed1 train   1/1" in shown.err
+    run = fs.load_run("run")
+    assert [list(run.solo), list(run.copies), list(run.checkpoints)] == [["top", "bottom"], ["top", "bottom"], [0, 1]]
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert [o for o in ("--solo", "--copies INT", "--checkpoints INT") if o not in text] == []
+
+
 @pytest.mark.parametrize("columns", [0, 1, 2])
 def test_regression(place: Path, columns: int) -> None:
     rng = np.random.default_rng(0)
@@ -166,6 +180,9 @@ def write_bad_files(place: Path) -> None:
         ("dissect --model mine:Net --data digits --out d --report mine.py", "mine.py exists and is no HTML file"),
         ("dissect --model mine:Net --data digits --out d --seed -1", "seed"),
         ("train --data digits --batch-size 1 --out r", "batch_size must be at least 2"),
+        ("train --data digits --modalities top --solo --out r", r"two modalities or more.*leave solo \(--solo\) out"),
+        ("train --data digits --copies 2 --out r", r"set solo \(--solo\) too"),
+        ("train --data digits --checkpoints 1 --out r", "checkpoints must be 0 or at least 2"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
