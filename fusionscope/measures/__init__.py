@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
     from ._instrument import Instrument as Instrument
+    from ._probe import ConceptProbe as ConceptProbe
+    from ._probe import ConceptResult as ConceptResult
+    from ._probe import TapConcepts as TapConcepts
+    from ._semantic import Profile as Profile
+    from ._semantic import SemanticVariance as SemanticVariance
+    from ._semantic import VarianceResult as VarianceResult
     from .functional._scores import Score as Score
     from .functional._scores import resolve_score as resolve_score
 
@@ -28,14 +34,20 @@ __getattr__, __dir__ = attach(
     {
         "CKAResult": "_cka",
         "CoalitionTable": "_coalitions",
+        "ConceptProbe": "_probe",
+        "ConceptResult": "_probe",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
         "MinibatchCKA": "_cka",
+        "Profile": "_semantic",
         "RemovalResult": "_coalitions",
         "RemovalRow": "_coalitions",
         "Score": "functional._scores",
+        "SemanticVariance": "_semantic",
+        "TapConcepts": "_probe",
         "TapEta": "_eta",
+        "VarianceResult": "_semantic",
         "functional": "",
         "resolve_score": "functional._scores",
     },
@@ -44,13 +56,19 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "CKAResult",
     "CoalitionTable",
+    "ConceptProbe",
+    "ConceptResult",
     "EtaResult",
     "EtaSquared",
     "Instrument",
     "MinibatchCKA",
+    "Profile",
     "RemovalResult",
     "RemovalRow",
     "Score",
+    "SemanticVariance",
+    "TapConcepts",
     "TapEta",
+    "VarianceResult",
     "resolve_score",
 ]

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from ._cka import hsic1 as hsic1
     from ._cka import linear_cka as linear_cka
     from ._cka import u_center as u_center
+    from ._concepts import JointScore as JointScore
+    from ._concepts import joint_score as joint_score
+    from ._concepts import semantic_variance as semantic_variance
+    from ._concepts import set_iou as set_iou
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._scores import resolve_score as resolve_score
@@ -20,26 +24,34 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "JointScore": "_concepts",
         "centred_gram": "_cka",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
+        "joint_score": "_concepts",
         "linear_cka": "_cka",
         "resolve_score": "_scores",
+        "semantic_variance": "_concepts",
+        "set_iou": "_concepts",
         "u_center": "_cka",
         "variance_shares": "_variance",
     },
 )
 
 __all__ = [
+    "JointScore",
     "centred_gram",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
     "hsic1",
+    "joint_score",
     "linear_cka",
     "resolve_score",
+    "semantic_variance",
+    "set_iou",
     "u_center",
     "variance_shares",
 ]

@@ -1,0 +1,308 @@
+"""Ridge probes in closed form: one pass gathers second moments, one pass scores samples that a probe has not seen."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from ._concepts import ConceptContext, Lattice
+from ._moments import Centred, Moments, Part, choose_strength, members, moments, solve
+from ._scores import BINS, ProbeScores, edge, histogram, split_ious
+
+Array = np.ndarray
+REFITS = 5
+NULL_PLACES = 256
+MISFIT = "concepts per location cannot be compared with a tap that has no such locations"
+
+
+class Scorer(NamedTuple):
+    """Weights whose scores have mean 0 and sd 1 where they were fitted: ``z = wᵀx - offset``."""
+
+    weights: Float[Tensor, "U K"]
+    offset: Float[Tensor, "K"]
+
+
+class Fitted(NamedTuple):
+    """One tap's probes: ``seen[f]`` fitted without fold ``f``, ``null[h]`` without half ``h``, ``refit[f]`` those of
+    all splits, fitted without the side that holds fold ``f``.
+    """
+
+    seen: list[Scorer]
+    null: list[Scorer]
+    refit: list[Scorer]
+    centre: Float[Tensor, "U"]
+    strength: float
+
+
+class Counts(NamedTuple):
+    """One tap's batch in the second pass: histograms by part, concept (or permutation and concept), mask and bin."""
+
+    seen: list[tuple[int, Int64[Tensor, "C two bins"]]]
+    null: list[tuple[int, Int64[Tensor, "PC two bins"]]]
+    refit: list[tuple[int, Int64[Tensor, "RC two bins"]]]
+
+
+class Ridge:
+    """The ``ridge`` estimator of ``ConceptProbe``; holds what one pass hands to the next."""
+
+    passes = 2
+
+    def __init__(self) -> None:
+        self.fitted: list[Fitted | str] = []
+        self.sides: list[list[list[int]]] = []
+
+    def states(self, probe: Any) -> dict[str, torch.dtype]:
+        """Return the sums of both passes."""
+        first = dict.fromkeys(("weight", "total", "square", "sums", "cross", "null_sums", "null_cross"), torch.float64)
+        return first | dict.fromkeys(("seen", "null", "refit"), torch.int64)
+
+    def reduce(self, probe: Any, tap: int, x: Tensor, context: ConceptContext) -> Any:
+        """Reduce one tap's batch to moments; in the second pass to histograms."""
+        if not context.places:
+            x = x.flatten(2).mean(2) if x.ndim > 2 else x
+        elif x.ndim - 2 != len(context.places):
+            return MISFIT
+        return self._score(probe, tap, x, context) if probe.stage else self._gather(probe, x, context)
+
+    def update(self, probe: Any, tap: int, reduced: Any) -> None:
+        """Add one tap's batch."""
+        if isinstance(reduced, Counts):
+            self._count(probe, tap, reduced)
+        else:
+            self._add(probe, tap, *reduced)
+
+    # --- first pass ---
+
+    def _gather(self, probe: Any, x: Tensor, context: ConceptContext) -> tuple[list[Part], list[Part]]:
+        masks, known, grid = context.cells(tuple(x.shape[2:]))
+        x = grid.take(x).flatten(2) if context.places else x.unsqueeze(2)
+        masks, known = masks.to(x), known.to(x)
+        folds = [
+            moments(f, x[rows], known[rows], masks[rows].transpose(1, 2).flatten(0, 1))
+            for f, rows in members(context.fold, x.device)
+        ]
+        if not probe.permutations:
+            return folds, []
+        both = torch.cat([masks, known.unsqueeze(1)], 1)
+        halves = []
+        for h, rows in members(context.half, x.device):
+            shuffled = (
+                both[context.order.to(x.device)[:, rows]]
+                .permute(1, 3, 0, 2)
+                .reshape(-1, len(context.order) * both.shape[1])
+            )
+            shuffled = shuffled * known[rows].flatten()[:, None]
+            halves.append(moments(h, x[rows], known[rows], shuffled, scatter=False))
+        return folds, halves
+
+    def _add(self, probe: Any, tap: int, folds: list[Part], halves: list[Part]) -> None:
+        for part in folds + halves:
+            null = "null_" if part.scatter is None else ""
+            parts = 2 if null else probe.folds
+            mean, sums, weight = part.mean.double(), part.sums.double(), part.weight.double()
+            probe.add(f"{null}sums", tap, parts, part.index, sums)
+            probe.add(f"{null}cross", tap, parts, part.index, torch.addr(part.cross.double(), mean, sums))
+            if part.scatter is not None:
+                probe.add("weight", tap, parts, part.index, weight)
+                probe.add("total", tap, parts, part.index, weight * mean)
+                # In place: a sum of U x U in float64 is what this pass costs most.
+                probe.add("square", tap, parts, part.index, part.scatter).addr_(mean, weight * mean)
+
+    # --- between the passes ---
+
+    def advance(self, probe: Any) -> None:
+        """Fit all probes of all taps."""
+        full = sorted(
+            {f for i in range(len(probe.taps)) for f in probe.state("weight", i).nonzero().flatten().tolist()}
+        )
+        self.sides = half_splits(full, probe.seed)
+        self.fitted = [self._fit(probe, i, full) for i in range(len(probe.taps))]
+
+    def _fit(self, probe: Any, tap: int, full: list[int]) -> Fitted | str:
+        names = ("weight", "total", "square", "sums", "cross")
+        held = Moments(*(probe.state(name, tap) for name in names))
+        if not held.weight.numel():
+            return MISFIT if int(probe.misfits[tap]) else "no batch was seen"
+        if not bool(held.square.isfinite().all()):
+            return "features are not finite"
+        if len(full) < 2:
+            return "samples (or groups) fall into fewer than 2 folds"
+        whole = held.over(full)
+        if not float(held.weight.sum()):
+            return "no place has a known concept"
+        if bool((whole.scatter.diagonal() <= 1e-12 * held.square.sum(0).diagonal()).all()):
+            return "features do not differ between places"
+        strength = choose_strength(held, self.sides[0])
+        seen = {f: scorer(held.over([g for g in full if g != f]), whole.mean, strength) for f in full}
+        refit = {}
+        sided = [[scorer(held.over(other), whole.mean, strength) for other in reversed(pair)] for pair in self.sides]
+        for f in full:
+            chosen = [fits[0 if f in pair[0] else 1] for fits, pair in zip(sided, self.sides, strict=True)]
+            refit[f] = Scorer(torch.cat([s.weights for s in chosen], 1), torch.cat([s.offset for s in chosen]))
+        empty = Scorer(whole.cross.new_zeros(len(whole.mean), 0).float(), whole.mean.new_zeros(0).float())
+        null = [scorer(whole, whole.mean, strength, self._shuffled(probe, tap, whole, 1 - h)) for h in range(2)]
+        every = range(probe.folds)
+        return Fitted(
+            [seen.get(f, empty) for f in every],
+            null,
+            [refit.get(f, empty) for f in every],
+            whole.mean.float(),
+            strength,
+        )
+
+    def _shuffled(self, probe: Any, tap: int, whole: Centred, half: int) -> Float64[Tensor, "U PC"]:
+        """Cross moments with other samples' masks; an unknown place counts as the concept's prevalence."""
+        sums, cross = probe.state("null_sums", tap), probe.state("null_cross", tap)
+        P, C = probe.permutations, probe.concepts
+        if not P:
+            return whole.cross.new_zeros(len(whole.mean), 0)
+        s, c = sums[half].view(P, C + 1), cross[half].view(-1, P, C + 1)
+        s = s[:, :C] - whole.prevalence * s[:, C:]
+        c = c[:, :, :C] - whole.prevalence * c[:, :, C:]
+        return (c - whole.mean[:, None, None] * s).flatten(1)
+
+    # --- second pass ---
+
+    def _score(self, probe: Any, tap: int, x: Tensor, context: ConceptContext) -> Counts | str:
+        fitted = self.fitted[tap]
+        if isinstance(fitted, str):
+            return fitted
+        C, P, R = probe.concepts, probe.permutations, len(self.sides)
+        x = x - fitted.centre.to(x).view(-1, *[1] * (x.ndim - 2))
+        masks, known, grid = context.scored(probe.places)
+        masks, known = masks.to(x.device) >= 0.5, known.to(x.device) >= 0.5
+        maps = on_lattice(x, grid, C)
+        seen = [
+            (f, histogram(mixed(maps[rows], fitted.seen[f], grid), masks[rows], spread(known[rows], C)))
+            for f, rows in members(context.fold, x.device)
+        ]
+        masks, known, grid = context.scored(min(NULL_PLACES, probe.places))
+        masks, known = masks.to(x.device) >= 0.5, known.to(x.device) >= 0.5
+        maps = on_lattice(x, grid, C * max(P, R))
+        refit = [
+            (
+                f,
+                histogram(
+                    mixed(maps[rows], fitted.refit[f], grid), masks[rows].repeat(1, R, 1), spread(known[rows], R * C)
+                ),
+            )
+            for f, rows in members(context.fold, x.device)
+        ]
+        null = []
+        for h, rows in members(context.half, x.device) if P else ():
+            order = context.order.to(x.device)[:, rows].T
+            shuffled = masks[order].flatten(1, 2)
+            null.append(
+                (h, histogram(mixed(maps[rows], fitted.null[h], grid), shuffled, known[order].repeat_interleave(C, 1)))
+            )
+        return Counts(seen, null, refit)
+
+    def _count(self, probe: Any, tap: int, counts: Counts) -> None:
+        for name, parts, found in (
+            ("seen", probe.folds, counts.seen),
+            ("null", 2, counts.null),
+            ("refit", probe.folds, counts.refit),
+        ):
+            for index, found_here in found:
+                probe.add(name, tap, parts, index, found_here)
+
+    # --- at the end ---
+
+    def scores(self, probe: Any, tap: int) -> ProbeScores:
+        """Return what was found for one tap."""
+        C, P = probe.concepts, probe.permutations
+        counts = probe.state("seen", tap)
+        again = "the data must be read a second time: call advance() and feed it again"
+        fitted = self.fitted[tap] if self.fitted else again
+        if isinstance(fitted, str) or not counts.numel():
+            reason = fitted if isinstance(fitted, str) else "no batch was seen in the second pass"
+            return nothing(C, P, reason)
+        seen = counts.cpu().numpy().astype(np.float64)
+        hit, union, bins = split_ious(seen)
+        null = np.zeros((0, C))
+        if P:
+            halves = probe.state("null", tap).cpu().numpy().astype(np.float64).reshape(2, P, C, 2, BINS)
+            null = ratio(*(part.sum(0) for part in split_ious(halves)[:2]))
+        per_fold = probe.state("refit", tap).cpu().numpy().astype(np.float64)
+        per_fold = per_fold.reshape(probe.folds, -1, C, 2, BINS)
+        refit = []
+        for r, pair in enumerate(self.sides):
+            both = np.stack([per_fold[side, r].sum(0) for side in pair])
+            refit.append(ratio(*split_ious(both)[:2]))
+        total, sizes = seen.sum((0, 3)), seen[:, 0].sum((1, 2))
+        return ProbeScores(
+            hit,
+            union,
+            null,
+            np.stack(refit),
+            edge(np.median(bins[sizes > 0], axis=0)),
+            total[:, 1],
+            sizes,
+            fitted.strength,
+            "",
+        )
+
+
+def half_splits(full: Sequence[int], seed: int) -> list[list[list[int]]]:
+    """Return random splits of the folds into two halves."""
+    rng = np.random.default_rng([seed, 5])
+    splits = []
+    for _ in range(REFITS):
+        order = rng.permutation(list(full)).tolist()
+        cut = len(order) // 2
+        splits.append([sorted(order[:cut]), sorted(order[cut:])])
+    return splits
+
+
+def scorer(m: Centred, centre: Tensor, strength: float, cross: Tensor | None = None) -> Scorer:
+    """Return the ridge probes fitted on these moments, in float32, for features less ``centre``."""
+    weights = solve(m, m.cross if cross is None else cross, strength)
+    return Scorer(weights.float(), ((m.mean - centre) @ weights).float())
+
+
+def on_lattice(x: Tensor, grid: Lattice, concepts: int) -> Float[Tensor, "b U *cells"]:
+    """Interpolate features to the lattice where that makes mixing cheaper; mixing and interpolating commute."""
+    if not grid.size:
+        return x.unsqueeze(2)
+    points = int(np.prod([len(grid.along(a)) for a in range(len(grid.size))]))
+    return grid.interpolate(x) if points < x[0, 0].numel() else x
+
+
+def mixed(maps: Tensor, probe: Scorer, grid: Lattice) -> Float[Tensor, "b K n"]:
+    """Mix the units to concept maps, then interpolate the maps to the lattice's places."""
+    z = torch.einsum("uk,bu...->bk...", probe.weights.to(maps), maps)
+    z = z - probe.offset.to(z).view(-1, *[1] * (z.ndim - 2))
+    wanted = [len(grid.along(a)) for a in range(len(grid.size))]
+    if grid.size and list(z.shape[2:]) != wanted:
+        z = grid.interpolate(z)
+    return z.flatten(2)
+
+
+def spread(known: Tensor, concepts: int) -> Tensor:
+    """Repeat what is known for each concept."""
+    return known.unsqueeze(1).expand(-1, concepts, -1)
+
+
+def ratio(hit: Array, union: Array) -> Array:
+    """Return ``hit / union``, NaN where the union is empty."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(union > 0, hit / union, np.nan)
+
+
+def nothing(concepts: int, permutations: int, reason: str) -> ProbeScores:
+    """Return scores that say why there are none."""
+    none = np.full((1, concepts), np.nan)
+    return ProbeScores(
+        none,
+        none,
+        np.full((permutations, concepts), np.nan),
+        np.full((REFITS, 2, concepts), np.nan),
+        none[0],
+        np.zeros(concepts),
+        np.zeros(1),
+        float("nan"),
+        reason,
+    )

@@ -1,0 +1,73 @@
+"""From histograms of scores to set IoUs at thresholds that were fitted elsewhere."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64, Num
+from torch import Tensor
+
+Array = np.ndarray
+BINS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeScores:
+    """What an estimator found for one tap, on samples it was not fitted on.
+
+    ``hit`` and ``union`` are counts by fold and concept (their sums give the set IoU); ``null`` the IoU under each
+    permutation; ``refit`` the IoU of both sides of each half split; ``positives`` of each concept and places of each
+    fold (``sizes``) were scored.
+    """
+
+    hit: Float64[Array, "F C"]
+    union: Float64[Array, "F C"]
+    null: Float64[Array, "P C"]
+    refit: Float64[Array, "R 2 C"]
+    threshold: Float64[Array, "C"]
+    positives: Float64[Array, "C"]
+    sizes: Float64[Array, "F"]
+    strength: float
+    reason: str
+
+
+def bins_of(z: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """Return the bin of a score in standard deviations: equal steps of ``z / (2 + |z|)``, finest near 0."""
+    share = z / (2 + z.abs())
+    return ((share + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
+
+
+def edge(bin: Num[Array, "*shape"]) -> Float64[Array, "*shape"]:
+    """Return the lower edge of a bin, in standard deviations."""
+    share = np.asarray(bin) * (2 / BINS) - 1
+    with np.errstate(divide="ignore"):
+        return np.asarray(2 * share / (1 - np.abs(share)))
+
+
+def histogram(
+    z: Float[Tensor, "b K n"], masks: Bool[Tensor, "b K n"], known: Bool[Tensor, "b K n"]
+) -> Int64[Tensor, "K 2 bins"]:
+    """Count the known places of each concept by mask (0, 1) and by bin of the score."""
+    K = z.shape[1]
+    column = torch.arange(K, device=z.device)[:, None]
+    cell = bins_of(z).add_(masks.long().add_(2 * column).mul_(BINS))
+    return torch.bincount(cell[known], minlength=2 * K * BINS).view(K, 2, BINS)
+
+
+def split_ious(
+    counts: Float64[Array, "S *cells two bins"],
+) -> tuple[Float64[Array, "S *cells"], Float64[Array, "S *cells"], Int[Array, "S *cells"]]:
+    """Set the threshold for each part on all other parts, and count hits and union on the part itself.
+
+    Returns:
+        ``(hit, union, bin)``, by part.
+    """
+    total = counts.sum(0)
+    above = np.flip(np.flip(counts, -1).cumsum(-1), -1)  # predicted positive if the bin is at least t
+    rest = np.flip(np.flip(total - counts, -1).cumsum(-1), -1)
+    union = rest[..., 1, :1] + rest[..., 0, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(union > 0, rest[..., 1, :] / union, -1.0)
+    bin = share.argmax(-1)
+    at = np.take_along_axis(above, bin[..., None, None], -1)[..., 0]
+    return at[..., 1], above[..., 1, 0] + at[..., 0], bin
