@@ -16,6 +16,7 @@ from ._labels import onehot_labels
 from ._samples import folds_of, sample_hash
 
 FIT_CELLS = 1024
+BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Lattice:
         for axis in range(len(self.size)):
             dim = x.ndim - len(self.size) + axis
             have = x.shape[dim]
-            if have == self.size[axis] and self.step == 1:
+            if have == self.size[axis]:
+                x = x if self.step == 1 else x.index_select(dim, self.along(axis).to(x.device))
                 continue
             at = ((self.along(axis).to(x.device) + 0.5) * (have / self.size[axis]) - 0.5).clamp(min=0)
             below = at.long().clamp(max=have - 1)
@@ -67,8 +69,8 @@ class ConceptContext:
     """What all taps of one batch share.
 
     ``masks[b, c]`` is the share of concept ``c`` at each place, zero where ``known`` is zero; ``fold`` of each sample
-    and the ``half`` it takes in the null; ``order`` permutes the masks across samples, once per row. Maps on other
-    grids are made once each.
+    and the ``half`` it takes in the null; ``order`` permutes the masks across samples, once per row, within ``blocks``.
+    Maps on other grids are made once each.
     """
 
     size: int
@@ -77,6 +79,7 @@ class ConceptContext:
     fold: Int[Tensor, "B"]
     half: Int[Tensor, "B"]
     order: Int[Tensor, "P B"]
+    blocks: Sequence[Int[Tensor, "b"]]
     seed: list[int]
     grids: dict[Any, Any] = field(default_factory=dict)
 
@@ -92,14 +95,17 @@ class ConceptContext:
             self.grids[key] = lattice(size, most, np.random.default_rng([*self.seed, most, *size]))
         return self.grids[key]
 
-    def cells(self, size: tuple[int, ...]) -> tuple[Float[Tensor, "B C n"], Float[Tensor, "B n"], Lattice]:
+    def cells(
+        self, size: tuple[int, ...], most: int = FIT_CELLS
+    ) -> tuple[Float[Tensor, "B C n"], Float[Tensor, "B n"], Lattice]:
         """Return masks, known shares and lattice of a tap grid: area averages, nearest where the tap is finer."""
-        if size not in self.grids:
-            grid = self.lattice(size, FIT_CELLS)
+        key = ("cells", size, most)
+        if key not in self.grids:
+            grid = self.lattice(size, most)
             both = torch.cat([self.masks, self.known.unsqueeze(1)], 1)
             both = grid.take(resized(both, size)).flatten(2) if size else both.unsqueeze(2)
-            self.grids[size] = both[:, :-1].contiguous(), both[:, -1].contiguous(), grid
-        return self.grids[size]
+            self.grids[key] = both[:, :-1].contiguous(), both[:, -1].contiguous(), grid
+        return self.grids[key]
 
     def scored(self, most: int) -> tuple[Float[Tensor, "B C n"], Float[Tensor, "B n"], Lattice]:
         """Return masks and known shares at the places that are scored."""
@@ -170,7 +176,19 @@ def concept_context(
     fold = folds_of(size, index, seed, folds, group).to(target.device)
     half = (sample_hash(size, index, seed) >> 17) % 2
     rng = np.random.default_rng([seed, index])
-    order = rng.permuted(np.tile(np.arange(size), (permutations, 1)), axis=1).astype(np.int64)
+    # Maps are permuted within blocks: all pairs of a block are computed once, each permutation is a choice of pairs.
+    blocks = np.array_split(rng.permutation(size), max(size // BLOCK, 1)) if masks.ndim > 2 else [np.arange(size)]
+    order = np.tile(np.arange(size), (permutations, 1))
+    for block in blocks:
+        order[:, block] = rng.permuted(np.tile(block, (permutations, 1)), axis=1)
+    home = target.device
     return ConceptContext(
-        size, masks, known, fold, half.to(target.device), torch.from_numpy(order).to(target.device), [seed, index]
+        size,
+        masks,
+        known,
+        fold,
+        half.to(home),
+        torch.from_numpy(order).to(home),
+        [torch.from_numpy(block).to(home) for block in blocks],
+        [seed, index],
     )

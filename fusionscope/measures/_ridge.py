@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._concepts import ConceptContext, Lattice
 from ._moments import Centred, Moments, Part, choose_strength, members, moments, solve
@@ -14,7 +15,7 @@ from ._scores import BINS, ProbeScores, edge, histogram, split_ious
 
 Array = np.ndarray
 REFITS = 5
-NULL_PLACES = 256
+NULL_CELLS, NULL_PLACES, REFIT_PLACES = 256, 64, 256
 MISFIT = "concepts per location cannot be compared with a tap that has no such locations"
 
 
@@ -76,27 +77,43 @@ class Ridge:
 
     # --- first pass ---
 
-    def _gather(self, probe: Any, x: Tensor, context: ConceptContext) -> tuple[list[Part], list[Part]]:
-        masks, known, grid = context.cells(tuple(x.shape[2:]))
-        x = grid.take(x).flatten(2) if context.places else x.unsqueeze(2)
+    def _gather(self, probe: Any, features: Tensor, context: ConceptContext) -> tuple[list[Part], list[Part]]:
+        masks, known, grid = context.cells(tuple(features.shape[2:]))
+        x = grid.take(features).flatten(2) if context.places else features.unsqueeze(2)
         masks, known = masks.to(x), known.to(x)
         folds = [
             moments(f, x[rows], known[rows], masks[rows].transpose(1, 2).flatten(0, 1))
             for f, rows in members(context.fold, x.device)
         ]
-        if not probe.permutations:
-            return folds, []
-        both = torch.cat([masks, known.unsqueeze(1)], 1)
-        halves = []
+        return folds, self._null_moments(features, context) if probe.permutations else []
+
+    @staticmethod
+    def _null_moments(x: Tensor, context: ConceptContext) -> list[Part]:
+        """Return the cross moments of features with other samples' masks, and with where those are known, by half."""
+        masks, known, grid = context.cells(tuple(x.shape[2:]), NULL_CELLS)
+        x = grid.take(x).flatten(2) if context.places else x.unsqueeze(2)
+        masks, known = torch.cat([masks, known.unsqueeze(1)], 1).to(x), known.to(x).unsqueeze(1)
+        weight = known.sum()
+        mean = (x * known).sum((0, 2)) / weight.clamp(min=1e-12)
+        x = torch.cat([(x - mean[:, None]) * known, known], 1)  # the last "unit" counts
+        P, K, U = len(context.order), masks.shape[1], x.shape[1]
+        found = x.new_zeros(2, P, K * U)
         for h, rows in members(context.half, x.device):
-            shuffled = (
-                both[context.order.to(x.device)[:, rows]]
-                .permute(1, 3, 0, 2)
-                .reshape(-1, len(context.order) * both.shape[1])
-            )
-            shuffled = shuffled * known[rows].flatten()[:, None]
-            halves.append(moments(h, x[rows], known[rows], shuffled, scatter=False))
-        return folds, halves
+            if x.shape[2] == 1:
+                shuffled = masks[context.order.to(x.device)[:, rows], :, 0].transpose(1, 2).flatten(0, 1)
+                found[h] = (shuffled @ x[rows, :, 0]).view(P, K * U)
+                continue
+            for block in context.blocks:
+                place = torch.full((context.size,), -1, device=x.device)
+                place[block] = torch.arange(len(block), device=x.device)
+                mine = rows[place[rows] >= 0]
+                # All pairs (masks of sample j, features of sample i) once; each permutation is a choice of pairs.
+                pairs = masks[block].flatten(0, 1) @ x[mine].flatten(0, 1).T
+                pairs = pairs.view(len(block), K, len(mine), U).transpose(1, 2).reshape(-1, K * U)
+                chosen = place[context.order[:, mine]] * len(mine) + torch.arange(len(mine), device=x.device)
+                found[h] += F.embedding_bag(chosen, pairs, mode="sum")
+        found = found.view(2, P * K, U)
+        return [Part(h, weight, mean, None, found[h, :, -1], found[h, :, :-1].T) for h in range(2)]
 
     def _add(self, probe: Any, tap: int, folds: list[Part], halves: list[Part]) -> None:
         for part in folds + halves:
@@ -172,33 +189,35 @@ class Ridge:
             return fitted
         C, P, R = probe.concepts, probe.permutations, len(self.sides)
         x = x - fitted.centre.to(x).view(-1, *[1] * (x.ndim - 2))
-        masks, known, grid = context.scored(probe.places)
-        masks, known = masks.to(x.device) >= 0.5, known.to(x.device) >= 0.5
-        maps = on_lattice(x, grid, C)
+        maps, masks, known, grid = self._placed(x, context, probe.places)
         seen = [
-            (f, histogram(mixed(maps[rows], fitted.seen[f], grid), masks[rows], spread(known[rows], C)))
+            (f, histogram(mixed(maps[rows], fitted.seen[f], grid), masks[rows], spread(known, rows, C)))
             for f, rows in members(context.fold, x.device)
         ]
-        masks, known, grid = context.scored(min(NULL_PLACES, probe.places))
-        masks, known = masks.to(x.device) >= 0.5, known.to(x.device) >= 0.5
-        maps = on_lattice(x, grid, C * max(P, R))
+        maps, masks, known, grid = self._placed(x, context, min(REFIT_PLACES, probe.places))
         refit = [
             (
                 f,
                 histogram(
-                    mixed(maps[rows], fitted.refit[f], grid), masks[rows].repeat(1, R, 1), spread(known[rows], R * C)
+                    mixed(maps[rows], fitted.refit[f], grid), masks[rows].repeat(1, R, 1), spread(known, rows, R * C)
                 ),
             )
             for f, rows in members(context.fold, x.device)
         ]
+        maps, masks, known, grid = self._placed(x, context, min(NULL_PLACES, probe.places))
         null = []
         for h, rows in members(context.half, x.device) if P else ():
             order = context.order.to(x.device)[:, rows].T
-            shuffled = masks[order].flatten(1, 2)
-            null.append(
-                (h, histogram(mixed(maps[rows], fitted.null[h], grid), shuffled, known[order].repeat_interleave(C, 1)))
-            )
+            there = None if known is None else known[order].repeat_interleave(C, 1)
+            null.append((h, histogram(mixed(maps[rows], fitted.null[h], grid), masks[order].flatten(1, 2), there)))
         return Counts(seen, null, refit)
+
+    @staticmethod
+    def _placed(x: Tensor, context: ConceptContext, most: int) -> tuple[Tensor, Tensor, Tensor | None, Lattice]:
+        """Return features, masks and known places (None: all) for scoring on a lattice of at most ``most`` places."""
+        masks, known, grid = context.scored(most)
+        known = known.to(x.device) >= 0.5
+        return on_lattice(x, grid), masks.to(x.device) >= 0.5, None if bool(known.all()) else known, grid
 
     def _count(self, probe: Any, tap: int, counts: Counts) -> None:
         for name, parts, found in (
@@ -263,7 +282,7 @@ def scorer(m: Centred, centre: Tensor, strength: float, cross: Tensor | None = N
     return Scorer(weights.float(), ((m.mean - centre) @ weights).float())
 
 
-def on_lattice(x: Tensor, grid: Lattice, concepts: int) -> Float[Tensor, "b U *cells"]:
+def on_lattice(x: Tensor, grid: Lattice) -> Float[Tensor, "b U *cells"]:
     """Interpolate features to the lattice where that makes mixing cheaper; mixing and interpolating commute."""
     if not grid.size:
         return x.unsqueeze(2)
@@ -281,9 +300,9 @@ def mixed(maps: Tensor, probe: Scorer, grid: Lattice) -> Float[Tensor, "b K n"]:
     return z.flatten(2)
 
 
-def spread(known: Tensor, concepts: int) -> Tensor:
-    """Repeat what is known for each concept."""
-    return known.unsqueeze(1).expand(-1, concepts, -1)
+def spread(known: Tensor | None, rows: Tensor, concepts: int) -> Bool[Tensor, "b K n"] | None:
+    """Repeat for each concept where its mask is known."""
+    return None if known is None else known[rows].unsqueeze(1).expand(-1, concepts, -1)
 
 
 def ratio(hit: Array, union: Array) -> Array:

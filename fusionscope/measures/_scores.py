@@ -31,12 +31,6 @@ class ProbeScores:
     reason: str
 
 
-def bins_of(z: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-    """Return the bin of a score in standard deviations: equal steps of ``z / (2 + |z|)``, finest near 0."""
-    share = z / (2 + z.abs())
-    return ((share + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
-
-
 def edge(bin: Num[Array, "*shape"]) -> Float64[Array, "*shape"]:
     """Return the lower edge of a bin, in standard deviations."""
     share = np.asarray(bin) * (2 / BINS) - 1
@@ -45,13 +39,18 @@ def edge(bin: Num[Array, "*shape"]) -> Float64[Array, "*shape"]:
 
 
 def histogram(
-    z: Float[Tensor, "b K n"], masks: Bool[Tensor, "b K n"], known: Bool[Tensor, "b K n"]
+    z: Float[Tensor, "b K n"], masks: Bool[Tensor, "b K n"], known: Bool[Tensor, "b K n"] | None
 ) -> Int64[Tensor, "K 2 bins"]:
-    """Count the known places of each concept by mask (0, 1) and by bin of the score."""
+    """Count the known places (None: all) of each concept by mask (0, 1) and by bin of the score.
+
+    Bins of a score ``z`` in standard deviations are equal steps of ``z / (2 + |z|)``: finest near 0, and without end.
+    """
     K = z.shape[1]
-    column = torch.arange(K, device=z.device)[:, None]
-    cell = bins_of(z).add_(masks.long().add_(2 * column).mul_(BINS))
-    return torch.bincount(cell[known], minlength=2 * K * BINS).view(K, 2, BINS)
+    cell = (z / (2 + z.abs())).clamp_(-1, 1 - 2 / BINS).add_(1).mul_(BINS / 2).long()
+    cell += (masks.long() + 2 * torch.arange(K, device=z.device)[:, None]) * BINS
+    if known is not None:
+        cell = torch.where(known, cell, 2 * K * BINS)
+    return torch.bincount(cell.flatten(), minlength=2 * K * BINS)[: 2 * K * BINS].view(K, 2, BINS)
 
 
 def split_ious(

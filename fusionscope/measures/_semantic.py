@@ -90,11 +90,11 @@ class VarianceResult:
         low, high = d - t * se, d + t * se
         ours, theirs = (np.stack([taps[pair[side]].encoded for pair in pairs]) for side in (0, 1))
         with np.errstate(invalid="ignore"):
-            kind = np.select(
-                [~np.isfinite(d), ours & (low > margin), theirs & (high < -margin), ours & theirs],
-                ["", "a", "b", "both"],
-                "neither",
-            )
+            rules = {"a": ours & (low > margin), "b": theirs & (high < -margin), "both": ours & theirs}
+            kind = np.full(d.shape, "neither", dtype=object)
+            for name in ("both", "b", "a"):
+                kind[rules[name]] = name
+        kind[~np.isfinite(d)] = ""
         return Profile(tuple(pairs), d, low, high, kind, margin)
 
 
