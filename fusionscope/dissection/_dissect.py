@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from fusionscope._nest import tensors
 from fusionscope.batch import Adapter, Batch, takes_present, unwrap
 from fusionscope.dissection._coalitions import Fill, check_fill
 from fusionscope.dissection._dissection import SCHEMA, Dissection
-from fusionscope.dissection._measurement import Measurement
+from fusionscope.dissection._features import Concepts, Features
+from fusionscope.dissection._measurement import Measurement, coalition_table
 from fusionscope.dissection._progress import progress_bar
-from fusionscope.dissection._stream import Stream
+from fusionscope.dissection._sources import Reference, Source, checkpoint_sources, keeps_state, solo_sources
+from fusionscope.dissection._stream import LoaderState, Stream
 from fusionscope.dissection._task import infer_task
 from fusionscope.errors import InputError, did_you_mean
 from fusionscope.tracing import (
@@ -34,7 +37,7 @@ from fusionscope.tracing import (
     trace,
 )
 
-MEASURES = ("similarity", "selectivity", "removal")
+MEASURES = ("similarity", "selectivity", "semantics", "removal")
 TRACED = 16
 
 
@@ -55,6 +58,11 @@ def dissect(
     permutations: int = 100,
     alpha: float = 0.05,
     seed: int = 0,
+    references: Mapping[str, Reference] | None = None,
+    copies: Mapping[str, Sequence[Reference]] | None = None,
+    checkpoints: Mapping[int, Any] | None = None,
+    concepts: Concepts | None = None,
+    estimator: Literal["ridge"] = "ridge",
     device: torch.device | str | None = None,
     truth: Mapping[str, Mapping[str, Any]] | None = None,
     data: Mapping[str, Any] | None = None,
@@ -62,16 +70,19 @@ def dissect(
 ) -> Dissection:
     """Measure what each modality contributes to ``model``, and where the modalities agree and differ.
 
-    Traces the model on the first batch, then reads the loader once. For every batch the model runs once with hooks on
-    the taps, and once for each further subset of modalities. Features are reduced inside the hooks; none is kept.
+    Traces the model on the first batch, then reads the loader: twice for ``semantics``, else once. For every batch the
+    model runs once with hooks on the taps, and once (in the first reading) for each further subset of modalities.
+    Features are reduced inside the hooks; none is kept. A loader that shuffles does so alike in both readings, where
+    its random numbers come from the global generators or from a generator of its own; other batches are refused.
 
     Args:
         model: a trained model; it is run in eval mode without gradients and left as it was found.
         loader: any iterable of batches; see :class:`fusionscope.Adapter` for what a batch may be.
         modalities: names or groups of keys, passed to the adapter.
         adapter: how to read a batch and call the model, where that cannot be inferred.
-        measures: which of ``similarity`` (CKA between all taps), ``selectivity`` (η² and ε² per unit and class) and
-            ``removal`` (the metric for every subset of modalities).
+        measures: which of ``similarity`` (CKA between all taps), ``selectivity`` (η² and ε² per unit and class),
+            ``semantics`` (concept probes and the semantic variance between all taps) and ``removal`` (the metric for
+            every subset of modalities).
         taps: for each modality the calls to measure, by path or id; default: chosen from the trace.
         layouts: the axes of taps whose units cannot be told, as ``{"path": "NHWC"}``.
         classes: names of the classes.
@@ -84,6 +95,14 @@ def dissect(
         permutations: how many for each null.
         alpha: error rate of bounds and intervals.
         seed: for permutations, bootstrap and resampling.
+        references: for each modality a separately trained twin of its encoder: a model that takes that modality alone,
+            or a pair of it and an :class:`fusionscope.Adapter`; joint and solo streams are then compared.
+        copies: for each modality further trainings of that twin: how far they are apart is the noise floor of training.
+        checkpoints: earlier weights of the model by epoch (files, state dicts or models): how its streams moved.
+        concepts: what to probe instead of the classes: a function from a :class:`fusionscope.Batch` to ``{name:
+        mask}``,
+            masks ``[B]``, ``[B, T]`` or ``[B, H, W]``, bool or shares from 0 to 1, NaN = unknown.
+        estimator: of the concept probes.
         device: where to run; default: where the model's parameters are.
         truth: planted truth by class, as data sets of fusionscope give it.
         data: what to write into the manifest about the data, as ``{"spec": ..., "split": ...}``.
@@ -103,7 +122,7 @@ def dissect(
     >>> samples = [{"a": torch.randn(3), "b": torch.randn(2), "label": i % 7} for i in range(64)]
     >>> found = dissect(Net(), DataLoader(samples, batch_size=32), progress=False)
     >>> list(found.tables)
-    ['taps', 'similarity', 'selectivity', 'removal']
+    ['taps', 'similarity', 'selectivity', 'concepts', 'variance', 'profile', 'emergence', 'removal']
     """
     begin = time.perf_counter()
     _check_kinds(model, loader)
@@ -122,36 +141,65 @@ def dissect(
         )
     adapter = one_adapter(adapter, modalities)
     device = _usable(device) if device is not None else _device_of(model)
+    if isinstance(loader, Iterator) and "semantics" in measures:
+        raise InputError(
+            "semantics reads the data twice, and this loader can be read only once (it is an iterator); give a "
+            "DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
+        )
+    start = LoaderState(loader)
     stream = Stream(loader, adapter)
     batches = iter(stream)
     first = next(batches)
-    home = _device_of(model)
-    state: ModelState | None = None
-    try:
-        if home != device:
-            model.to(device)
+    with ExitStack() as cleanup:
+        cleanup.enter_context(moved(model, device))
         state = ModelState(unwrap(model))
+        # The loader's draws are its own; every step puts the generators back.
+        cleanup.callback(state.restore, rng=False)
         few = differing(first, TRACED).to(device)
         found = trace(model, few, adapter=adapter, layouts=layouts)
         chosen, unread = _choose(found, taps)
+        main = Source("", model, adapter, found.modalities, chosen, keeps_state(model, found))
+        others = [(f"solo {m}", m, one) for m, one in (references or {}).items()]
+        others += [(f"copy {m} {i}", m, one) for m, many in (copies or {}).items() for i, one in enumerate(many, 1)]
+        sources = [main]
+        for source in (*solo_sources(others, adapter, first), *checkpoint_sources(main, checkpoints or {})):
+            cleanup.enter_context(moved(source.model, device))
+            cleanup.enter_context(quiet(unwrap(source.model)))
+            source.prepare(few, layouts)
+            sources.append(source)
         traced = time.perf_counter()
         with quiet(unwrap(model)):
             task = infer_task(lambda: adapter.output(adapter.call(model, few.clone())), few.target, classes)
         state.restore()
-        run = Measurement(model, adapter, found, chosen, task, measures, fill, seed, device)
-        run.notes += unread
-        run.prepare(metric, empty, prior, permutations, alpha)
-        steps = len(stream)
+        features = Features(
+            sources,
+            task,
+            measures,
+            concepts=concepts,
+            first=first,
+            estimator=estimator,
+            permutations=permutations,
+            alpha=alpha,
+            seed=seed,
+            device=device,
+        )
+        table, chosen_empty, metric_name, missing = coalition_table(
+            measures, found.modalities, task, metric, empty, prior, alpha, seed
+        )
+        run = Measurement(main, task, features, table, fill=fill, empty=chosen_empty, seed=seed)
+        run.notes += [*unread, *missing, *features.notes, *(note for source in sources for note in source.notes)]
+        steps = len(stream) * features.passes
         with quiet(unwrap(model)), progress_bar("dissecting", steps, progress) as tick:
-            for index, batch in enumerate(_chain(first, batches)):
-                run.step(batch.to(device), index)
-                tick()
+            readings = [_chain(first, batches)]
+            for number in range(features.passes):
+                if number:
+                    features.advance()
+                    start.restore()
+                    readings.append(iter(Stream(loader, adapter, stream.marks)))
+                for index, batch in enumerate(readings[number]):
+                    run.step(batch.to(device), index)
+                    tick()
         tables, arrays = run.tables(truth)
-    finally:
-        if state is not None:
-            state.restore(rng=False)  # the loader's draws are its own; every step puts the generators back
-        if home != device:
-            model.to(home)
     end = time.perf_counter()
     manifest = {
         "schema": SCHEMA,
@@ -170,13 +218,16 @@ def dissect(
             "fingerprint": stream.fingerprint,
         },
         "modalities": list(found.modalities),
+        "references": [source.name for source in sources[1:]],
         "classes": list(task.classes),
         "task": task.kind,
         "parameters": {
             "measures": list(measures),
             "fill": fill if isinstance(fill, str) else getattr(fill, "__name__", "a function"),
             "empty": run.empty,
-            "metric": run.metric_name,
+            "metric": metric_name,
+            "estimator": estimator,
+            "margin": run.margin,
             "permutations": permutations,
             "alpha": alpha,
             "seed": seed,
@@ -247,6 +298,20 @@ def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
 def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:
     yield first
     yield from rest
+
+
+@contextmanager
+def moved(model: nn.Module, device: torch.device) -> Generator[None, None, None]:
+    """Hold a model on a device, and put it back."""
+    home = _device_of(model)
+    if home == device:
+        yield
+        return
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(home)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fusionscope._nest import tensors
 from fusionscope.batch import Adapter, Batch
 from fusionscope.errors import InputError
+from fusionscope.tracing import rng_state, set_rng
 
 SHORTEST = 4
 
@@ -24,15 +25,20 @@ class Stream:
     that cannot be joined (padded to another length, a ``present`` or target of another form) are not: such a remainder
     comes alone, with 1 to 3 samples, and the measures have to skip it.
 
-    ``samples``, ``batches`` and ``fingerprint`` tell what was read so far.
+    ``samples``, ``batches`` and ``fingerprint`` tell what was read so far, ``marks`` the fingerprint after each batch.
+
+    Args:
+        expected: the ``marks`` of an earlier reading, which this one has to repeat.
 
     Raises:
-        InputError: (while iterating) if the loader is empty, or its batches do not hold the same modalities.
+        InputError: (while iterating) if the loader is empty, its batches do not hold the same modalities, or they are
+            not those that were expected.
     """
 
-    def __init__(self, loader: Iterable[Any], adapter: Adapter) -> None:
-        self.loader, self.adapter = loader, adapter
+    def __init__(self, loader: Iterable[Any], adapter: Adapter, expected: Sequence[str] | None = None) -> None:
+        self.loader, self.adapter, self.expected = loader, adapter, expected
         self.samples = self.batches = 0
+        self.marks: list[str] = []
         self._hash = hashlib.sha256()
 
     @property
@@ -56,6 +62,8 @@ class Stream:
         if held is None:
             raise InputError("the loader gave no batch; check that the data set is not empty")
         yield self._count(held)
+        if self.expected is not None and self.batches < len(self.expected):
+            raise _changed(f"it ended after {self.batches} of {len(self.expected)} batches")
 
     def _groups(self) -> Iterator[Batch]:
         """Small batches joined up to 4 samples; fewer where the next batch does not fit, and at the end."""
@@ -88,7 +96,35 @@ class Stream:
         self.samples += batch.size
         for _, tensor in (*tensors(batch.inputs), *tensors(batch.target)):
             self._hash.update(_bytes(tensor))
+        self.marks.append(self.fingerprint)
+        if self.expected is not None and self.marks[-1] != dict(enumerate(self.expected, 1)).get(self.batches):
+            raise _changed(f"batch {self.batches} is another one")
         return batch
+
+
+class LoaderState:
+    """The random numbers that a loader draws from, so that it can shuffle alike when it is read again."""
+
+    def __init__(self, loader: Any) -> None:
+        self.rng = rng_state()
+        owners = [loader, *(getattr(loader, name, None) for name in ("sampler", "batch_sampler"))]
+        owners.append(getattr(owners[-1], "sampler", None))
+        found = [getattr(owner, "generator", None) for owner in owners]
+        self.own = {id(g): (g, g.get_state()) for g in found if isinstance(g, torch.Generator)}
+
+    def restore(self) -> None:
+        """Put all generators back."""
+        set_rng(self.rng)
+        for generator, state in self.own.values():
+            generator.set_state(state)
+
+
+def _changed(what: str) -> InputError:
+    return InputError(
+        f"the loader gives other batches when it is read again ({what}): it shuffles or augments differently each "
+        "time. Shuffle once with a fixed seed and switch augmentation off, or leave out what reads the data twice: "
+        "measures=('similarity', 'selectivity', 'removal')"
+    )
 
 
 def _joined(first: Batch | None, second: Batch) -> Batch | None:

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fusionscope.dissection._questions import Spot, placed
 from fusionscope.measures import CKAResult, EtaResult, RemovalResult
 from fusionscope.tracing import Tap
 
 
-def taps(chosen: Sequence[Tap]) -> pd.DataFrame:
+def taps(spots: Sequence[Spot]) -> pd.DataFrame:
     """One row per tap: where it is and what it holds."""
     rows = [
         {
-            "tap": tap.id,
+            "tap": source.spot(tap),
+            "source": source.name,
             "modality": tap.modality,
             "level": tap.level,
             "depth": tap.depth,
@@ -27,33 +29,21 @@ def taps(chosen: Sequence[Tap]) -> pd.DataFrame:
             "units": tap.units,
             "locations": "x".join(map(str, tap.locations)),
         }
-        for tap in chosen
+        for source, tap in spots
     ]
-    columns = ["tap", "modality", "level", "depth", "path", "index", "slot", "module", "units", "locations"]
+    columns = ["tap", "source", "modality", "level", "depth", "path", "index", "slot", "module", "units", "locations"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def similarity(result: CKAResult, chosen: Sequence[Tap]) -> pd.DataFrame:
+def similarity(result: CKAResult, spots: Sequence[Spot]) -> pd.DataFrame:
     """One row per ordered pair of taps."""
     rows = []
-    for i, a in enumerate(chosen):
-        for j, b in enumerate(chosen):
-            rows.append(
-                {
-                    "tap_a": a.id,
-                    "tap_b": b.id,
-                    "modality_a": a.modality,
-                    "level_a": a.level,
-                    "modality_b": b.modality,
-                    "level_b": b.level,
-                    "cka": float(result.matrix[i, j]),
-                    "low": float(result.low[i, j]),
-                    "high": float(result.high[i, j]),
-                    "null_mean": float(result.null_mean[i, j]),
-                    "null_high": float(result.null_high[i, j]),
-                    "reason": str(result.reason[i, j]),
-                }
-            )
+    for i, a in enumerate(spots):
+        for j, b in enumerate(spots):
+            row = placed(a, b) | {"cka": float(result.matrix[i, j])}
+            for field in ("low", "high", "null_mean", "null_high"):
+                row[field] = float(getattr(result, field)[i, j])
+            rows.append(row | {"reason": str(result.reason[i, j])})
     return pd.DataFrame(rows)
 
 

@@ -31,14 +31,14 @@ class Lattice:
         """Return the places on one axis."""
         return torch.arange(self.start[axis], self.size[axis], self.step)
 
-    def take(self, x: Float[Tensor, "*more"]) -> Float[Tensor, "*more"]:
+    def take(self, x: Float[Tensor, "*more"]) -> Float[Tensor, "*out"]:
         """Return ``x`` at the lattice's places; the last axes of ``x`` are the map's."""
         for axis in range(len(self.size)):
             if self.step > 1:
                 x = x.index_select(x.ndim - len(self.size) + axis, self.along(axis).to(x.device))
         return x
 
-    def interpolate(self, x: Float[Tensor, "*more"]) -> Float[Tensor, "*more"]:
+    def interpolate(self, x: Float[Tensor, "*more"]) -> Float[Tensor, "*out"]:
         """Return what bilinear upsampling of ``x`` to ``size`` (without aligned corners) gives at these places."""
         for axis in range(len(self.size)):
             dim = x.ndim - len(self.size) + axis

@@ -93,11 +93,11 @@ def test_unrelated_modalities_lie_inside_the_null(found: fs.Dissection) -> None:
     assert same.tables["similarity"]["cka"].min() == pytest.approx(1)
 
 
-def test_the_loader_is_read_once_and_the_model_is_left_as_found() -> None:
+def test_the_loader_is_read_twice_and_the_model_is_left_as_found() -> None:
     model, loader = OnlyA().train(), Counted(batches(3))
     kept = {k: v.clone() for k, v in model.state_dict().items()}
     found = fs.dissect(model, loader, progress=False)
-    assert loader.passes == 1
+    assert loader.passes == 2
     assert all(m.training for m in model.modules())
     assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
     assert all(not m._forward_hooks for m in model.modules())
