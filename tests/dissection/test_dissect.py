@@ -101,7 +101,7 @@ def test_the_loader_is_read_twice_and_the_model_is_left_as_found() -> None:
     assert all(m.training for m in model.modules())
     assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
     assert all(not m._forward_hooks for m in model.modules())
-    assert found.manifest["forwards"]["stream"] == 3 * 4
+    assert found.manifest["forwards"]["stream"] == 3 * 4 + 3
     assert found.manifest["data"]["samples"] == 93
 
 
