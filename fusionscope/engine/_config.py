@@ -32,9 +32,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Keep the weights of this many evenly spaced epochs of the training with validation; the untrained ones (epoch 0)
     and the last epoch's are always among them (0: none; the best weights are kept anyway)."""
     solo: bool = False
-    """Also train each modality's solo twin: the same settings on that modality alone, written to OUT/solo/MODALITY."""
+    """Also train each modality's solo twin: the same settings on that modality alone, with seed SEED + 1 (so that no
+    encoder starts from the joint model's weights), written to OUT/solo/MODALITY."""
     copies: int = 0
-    """With --solo: train each solo twin so many times more, with seeds SEED + 1, SEED + 2, ..., written to
+    """With --solo: train each solo twin so many times more, with seeds SEED + 2, SEED + 3, ..., written to
     OUT/solo/MODALITY-seedNUMBER; how far apart they are is the noise floor of training anew."""
     batch_size: int = 32
     """Samples per step."""

@@ -70,9 +70,8 @@ class Run:
     def solo(self) -> dict[str, Run]:
         """The solo twins by modality, those that were trained; read when first asked for.
 
-        A twin is what a run with that modality alone and the same settings gives. With one seed, twin and joint model
-        see the samples in the same order, and the encoder of the *first* modality starts from the same weights in
-        both, the others' do not. Where that matters, compare the joint model with the ``copies``: they share neither.
+        A twin is what a run with that modality alone, the same settings and the joint run's seed + 1 gives. Twin and
+        joint model share neither initial weights nor the order of samples.
 
         Raises:
             FileError: if a twin's folder is damaged, or holds a run of another modality or other data.
@@ -83,7 +82,7 @@ class Run:
     def copies(self) -> dict[str, list[Run]]:
         """Further trainings of the solo twins with other seeds, by modality, ascending by seed; read when asked for.
 
-        Modalities without copies are left out.
+        Their seeds are the joint run's + 2, + 3, ... Modalities without copies are left out.
 
         Raises:
             FileError: as for ``solo``.
@@ -108,7 +107,7 @@ class Run:
 
 def twin_name(modality: str, seed: int, joint_seed: int) -> str:
     """Name the folder of a solo twin, or of its copy with another seed."""
-    return modality if seed == joint_seed else f"{modality}-seed{seed}"
+    return modality if seed == joint_seed + 1 else f"{modality}-seed{seed}"
 
 
 def check_target(out: str | Path, overwrite: bool) -> Path:

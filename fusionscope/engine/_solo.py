@@ -1,4 +1,8 @@
-"""Solo twins: for each modality of a joint model, a model of its own, trained with the same settings on it alone."""
+"""Solo twins: for each modality of a joint model, a model of its own, trained with the same settings on it alone.
+
+Never with the joint model's seed: the first modality's encoder would start from the same weights in both, and so look
+more alike than training makes it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from ._folder import SOLO, twin_name
 def twins(config: TrainConfig, data: DataSplits) -> list[TrainConfig]:
     """Return the configs of all solo twins, then of their copies, in the order of training.
 
-    Each is the config of an ordinary run with one modality; its ``out`` lies in the joint run's folder.
+    Each is the config of an ordinary run with one modality; its ``out`` lies in the joint run's folder. The twins have
+    seed ``config.seed + 1``, their copies the seeds after that.
 
     Raises:
         InputError: if there is one modality only, or the modalities' names cannot be folders side by side.
@@ -31,7 +36,7 @@ def twins(config: TrainConfig, data: DataSplits) -> list[TrainConfig]:
     for name in data.modalities:
         if any(mark in name for mark in "/\\:\0"):
             raise InputError(f"a solo twin's folder cannot be named after modality {name!r}; rename the modality")
-    pairs = [(m, config.seed + k) for k in range(config.copies + 1) for m in data.modalities]
+    pairs = [(m, config.seed + 1 + k) for k in range(config.copies + 1) for m in data.modalities]
     names = [twin_name(m, seed, config.seed) for m, seed in pairs]
     seen: dict[str, str] = {}
     for name in names:

@@ -94,7 +94,7 @@ def test_solo_twins_are_run_folders(place: Path, capsys: pytest.CaptureFixture[s
     main(["train", "--data", "digits", *small, "--solo", "--copies", "1", "--out", "run"])
     shown = capsys.readouterr()
     assert shown.out == f"run folder: {place / 'run'}\n"
-    assert "solo top-seed1 train   1/1" in shown.err
+    assert "solo top-seed2 train   1/1" in shown.err
     run = fs.load_run("run")
     assert [list(run.solo), list(run.copies), list(run.checkpoints)] == [["top", "bottom"], ["top", "bottom"], [0, 1]]
     with pytest.raises(SystemExit):
