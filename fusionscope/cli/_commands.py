@@ -68,6 +68,11 @@ def _dissect(options: DissectOptions) -> None:
         permutations=options.permutations,
         alpha=options.alpha,
         seed=options.seed,
+        references={m: run.model for m, run in trained.solo.items()} if trained and options.references else None,
+        copies={m: [run.model for run in runs] for m, runs in trained.copies.items()}
+        if trained and options.references
+        else None,
+        checkpoints=trained.checkpoints if trained and options.references else None,
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         truth=splits.truth if splits else None,
         data=about,

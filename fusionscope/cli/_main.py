@@ -43,6 +43,7 @@ Measure what each modality contributes, where modalities agree and differ; write
 Examples:
   fusionscope dissect runs/demo
   fusionscope dissect runs/demo --split val --fill zero --out zero-fill
+  fusionscope train --data scenes --out runs/twins --solo --copies 1 --checkpoints 4 && fusionscope dissect runs/twins
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data digits --out d"""
 
 TRACE = """\

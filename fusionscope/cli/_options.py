@@ -25,8 +25,15 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Folder for the tables (default: RUN/dissection)."""
     report: str = ""
     """Path of the HTML report (default: beside the tables: RUN/report.html, or OUT.html)."""
-    measures: tuple[Literal["similarity", "selectivity", "removal"], ...] = ("similarity", "selectivity", "removal")
-    """Instruments to run."""
+    measures: tuple[Literal["similarity", "selectivity", "semantics", "removal"], ...] = (
+        "similarity",
+        "selectivity",
+        "semantics",
+        "removal",
+    )
+    """Instruments to run; semantics reads the data twice."""
+    references: bool = True
+    """With a run folder: compare with the solo twins, their copies and the checkpoints that it holds."""
     batch_size: int = 64
     """Samples per forward."""
     fill: Literal["resample", "zero", "mean", "present"] = "resample"

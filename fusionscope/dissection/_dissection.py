@@ -31,8 +31,9 @@ class Dissection:
     """What :func:`fusionscope.dissect` measured.
 
     Attributes:
-        tables: ``taps``, ``similarity``, ``selectivity``, ``removal``, and ``recovery`` where the data has planted
-            truth; tidy pandas tables, one row per value, with its interval or null, and a reason where it is NaN.
+        tables: ``taps``, ``similarity``, ``selectivity``, ``concepts``, ``variance``, ``profile``, ``emergence``,
+            ``collaboration`` (with references), ``removal``, and ``recovery`` where the data has planted truth; tidy
+            pandas tables, one row per value, with its interval or null, and a reason where it is NaN.
         arrays: per tap the full ``eta2/TAP`` and ``epsilon2/TAP``, ``[1 + classes, units]``, row 0 = all classes.
         trace: the trace as plain data.
         manifest: versions, seeds, parameters, fingerprints of model and data, wall time.

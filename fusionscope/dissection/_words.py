@@ -21,6 +21,10 @@ def summary(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
         lines += _similarity(tables["similarity"], modalities)
     if "selectivity" in tables:
         lines += _selectivity(tables["selectivity"], modalities)
+    if "profile" in tables:
+        lines += _semantics(tables, modalities)
+    if "collaboration" in tables:
+        lines += _collaboration(tables["collaboration"])
     if "recovery" in tables:
         known = tables["recovery"].dropna(subset=["expected"])
         lines.append(f"  planted truth  {int(known['agrees'].sum())} of {len(known)} statements recovered")
@@ -46,6 +50,8 @@ def _removal(table: pd.DataFrame, modalities: list[str]) -> list[str]:
 
 def _similarity(table: pd.DataFrame, modalities: list[str]) -> list[str]:
     lines = []
+    if "source_a" in table:
+        table = table[(table["source_a"] == "") & (table["source_b"] == "")]
     for i, a in enumerate(modalities):
         for b in modalities[i + 1 :]:
             pair = table[
@@ -70,4 +76,41 @@ def _selectivity(table: pd.DataFrame, modalities: list[str]) -> list[str]:
             lines.append(
                 f"  selectivity  {modality} encodes {found} of {mine['concept'].nunique()} classes above chance"
             )
+    return lines
+
+
+def _semantics(tables: dict[str, pd.DataFrame], modalities: list[str]) -> list[str]:
+    lines = []
+    across = tables["profile"][tables["profile"]["question"] == "across"]
+    values = tables["variance"].set_index(["tap_a", "tap_b"])
+    for i, a in enumerate(modalities):
+        for b in modalities[i + 1 :]:
+            pair = across[(across["modality_a"] == a) & (across["modality_b"] == b)]
+            if pair.empty:
+                continue
+            taps = pair[["tap_a", "tap_b"]].drop_duplicates().itertuples(index=False)
+            rows = [values.loc[(tap.tap_a, tap.tap_b)] for tap in taps]
+            shown = ", ".join("NaN" if pd.isna(row["sv"]) else f"{row['sv']:.2f}" for row in rows)
+            floor = max((row["floor"] for row in rows if pd.notna(row["floor"])), default=float("nan"))
+            lines.append(f"  semantics    {a} ~ {b}: SV {shown} from early to late (refits alone below {floor:.2f})")
+            last = pair[pair["tap_a"] == pair["tap_a"].iloc[-1]]
+            for kind, who in (("a", f"special to {a}"), ("b", f"special to {b}"), ("both", "told by both")):
+                names = list(last[last["kind"] == kind]["concept"])
+                if names:
+                    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+                    lines.append(f"               {who} at the last level: {', '.join(names[:8])}{more}")
+    return lines
+
+
+def _collaboration(table: pd.DataFrame) -> list[str]:
+    lines = []
+    for a, b in table[["modality_a", "modality_b"]].drop_duplicates().itertuples(index=False):
+        rows = table[(table["modality_a"] == a) & (table["modality_b"] == b)]
+        counts = rows["pressure"].value_counts()
+        near, far = int(counts.get("consistency", 0)), int(counts.get("speciality", 0))
+        rule = "the hybrid rule" if near and far else "consistency pressure" if near else "speciality pressure"
+        said = (
+            f"{rule} ({near} more alike, {far} less alike than the solo twins)" if near or far else "no pressure told"
+        )
+        lines.append(f"  joint        {a} ~ {b}: {said}")
     return lines
