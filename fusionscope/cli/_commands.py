@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import check_folder, dissect, load
+from fusionscope.dissection._ranks import launched, place
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import InputError
 
@@ -24,7 +26,8 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) ->
     if isinstance(options, TrainConfig):
         print(f"run folder: {train(options)}")
     elif isinstance(options, DissectOptions):
-        _dissect(options)
+        with launched(options.device) as device:
+            _dissect(msgspec.structs.replace(options, device=device))
     elif isinstance(options, TraceOptions):
         trace_model(options)
     else:
@@ -52,9 +55,10 @@ def _dissect(options: DissectOptions) -> None:
         if not options.data:
             raise InputError("with --model, say what to read: --data SPEC or --data package.module:function")
     loader, about = _loader(options, data, options.seed if trained is None else trained.config.data_seed)
-    for path in (out, report):
-        writable_parent(path)
-    check_folder(out)
+    if not place()[0]:
+        for path in (out, report):
+            writable_parent(path)
+        check_folder(out)
     splits = loader if isinstance(loader, DataSplits) else None
     found = dissect(
         model,
@@ -77,6 +81,8 @@ def _dissect(options: DissectOptions) -> None:
         truth=splits.truth if splits else None,
         data=about,
     )
+    if place()[0]:
+        return
     found.save(out)
     found.report(report)
     print(found)

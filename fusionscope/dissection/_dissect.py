@@ -23,6 +23,7 @@ from fusionscope.dissection._dissection import SCHEMA, Dissection
 from fusionscope.dissection._features import Concepts, Features
 from fusionscope.dissection._measurement import Measurement, coalition_table
 from fusionscope.dissection._progress import progress_bar
+from fusionscope.dissection._ranks import place, same_batches
 from fusionscope.dissection._sources import Reference, Source, checkpoint_sources, keeps_state, solo_sources
 from fusionscope.dissection._stream import LoaderState, Stream
 from fusionscope.dissection._task import infer_task
@@ -74,6 +75,9 @@ def dissect(
     model runs once with hooks on the taps, and once (in the first reading) for each further subset of modalities.
     Features are reduced inside the hooks; none is kept. A loader that shuffles does so alike in both readings, where
     its random numbers come from the global generators or from a generator of its own; other batches are refused.
+
+    Under ``torch.distributed`` every rank is given the same loader and reads it whole, and measures every n-th batch;
+    all ranks return the same dissection, equal to that of one process.
 
     Args:
         model: a trained model; it is run in eval mode without gradients and left as it was found.
@@ -146,6 +150,7 @@ def dissect(
             "semantics reads the data twice, and this loader can be read only once (it is an iterator); give a "
             "DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
         )
+    rank, ranks = place()
     start = LoaderState(loader)
     stream = Stream(loader, adapter)
     batches = iter(stream)
@@ -167,10 +172,10 @@ def dissect(
             cleanup.enter_context(quiet(unwrap(source.model)))
             source.prepare(few, layouts)
             sources.append(source)
-        traced = time.perf_counter()
         with quiet(unwrap(model)):
             task = infer_task(lambda: adapter.output(adapter.call(model, few.clone())), few.target, classes)
         state.restore()
+        traced = time.perf_counter()
         features = Features(
             sources,
             task,
@@ -189,7 +194,7 @@ def dissect(
         run = Measurement(main, task, features, table, fill=fill, empty=chosen_empty, seed=seed)
         run.notes += [*unread, *missing, *features.notes, *(note for source in sources for note in source.notes)]
         steps = len(stream) * features.passes
-        with quiet(unwrap(model)), progress_bar("dissecting", steps, progress) as tick:
+        with quiet(unwrap(model)), progress_bar("dissecting", steps, progress if not rank else False) as tick:
             readings = [_chain(first, batches)]
             for number in range(features.passes):
                 if number:
@@ -197,8 +202,11 @@ def dissect(
                     start.restore()
                     readings.append(iter(Stream(loader, adapter, stream.marks)))
                 for index, batch in enumerate(readings[number]):
-                    run.step(batch.to(device), index)
+                    if index % ranks == rank:
+                        run.step(batch.to(device), index)
                     tick()
+                if not number:
+                    same_batches(stream.fingerprint)
         tables, arrays = run.tables(truth)
     end = time.perf_counter()
     manifest = {
@@ -233,6 +241,7 @@ def dissect(
             "seed": seed,
             "batch_size": first.size,
             "device": str(device),
+            "ranks": ranks,
         },
         "versions": {
             "fusionscope": fusionscope.__version__,

@@ -144,9 +144,9 @@ class ConceptProbe(Instrument):
         self.places, self.alpha, self.seed = places, alpha, seed
         self.method = ESTIMATORS[estimator]()
         self.passes = self.method.passes
-        for name, dtype in self.method.states(self).items():
+        for name, nothing in self.method.states().items():
             for i in range(len(self.taps)):
-                self.add_state(f"{name}_{i}", torch.zeros(0, dtype=dtype), "sum")
+                self.add_state(f"{name}_{i}", nothing.clone(), "sum")
         self.add_state("tally", torch.zeros(2, dtype=torch.int64), "sum")  # samples, batches
         self.add_state("misfits", torch.zeros(len(self.taps), dtype=torch.int64), "sum")
 

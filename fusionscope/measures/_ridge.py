@@ -55,10 +55,11 @@ class Ridge:
         self.fitted: list[Fitted | str] = []
         self.sides: list[list[list[int]]] = []
 
-    def states(self, probe: Any) -> dict[str, torch.dtype]:
-        """Return the sums of both passes."""
-        first = dict.fromkeys(("weight", "total", "square", "sums", "cross", "null_sums", "null_cross"), torch.float64)
-        return first | dict.fromkeys(("seen", "null", "refit"), torch.int64)
+    def states(self) -> dict[str, Tensor]:
+        """Return the sums of both passes, without entries: a tap's units are not known yet."""
+        axes = {"weight": 1, "total": 2, "square": 3, "sums": 2, "cross": 3, "null_sums": 2, "null_cross": 3}
+        sums = {name: torch.zeros((0,) * n, dtype=torch.float64) for name, n in axes.items()}
+        return sums | {name: torch.zeros(0, 0, 0, 0, dtype=torch.int64) for name in ("seen", "null", "refit")}
 
     def reduce(self, probe: Any, tap: int, x: Tensor, context: ConceptContext) -> Any:
         """Reduce one tap's batch to moments; in the second pass to histograms."""
