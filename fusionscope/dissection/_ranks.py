@@ -31,8 +31,8 @@ def same_batches(fingerprint: str) -> None:
     distributed.all_gather_object(found, fingerprint)
     if len(set(found)) > 1:
         raise InputError(
-            "the ranks were given different batches; give every rank the same loader (no DistributedSampler, and shuffle "
-            "with one fixed seed): the batches are dealt out here"
+            "the ranks were given different batches; give every rank the same loader (no DistributedSampler, and "
+            "shuffle with one fixed seed): the batches are dealt out here"
         )
 
 
