@@ -9,8 +9,16 @@ from typing import Any
 import measures_naive as naive
 import numpy as np
 import torch
+from concepts_naive import naive_concepts
 
-from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, resolve_score
+from fusionscope.measures import (
+    CoalitionTable,
+    ConceptProbe,
+    EtaSquared,
+    MinibatchCKA,
+    SemanticVariance,
+    resolve_score,
+)
 
 FOLDS, CLASSES = 3, 5
 SIZES = (7, 11, 5, 13)
@@ -28,6 +36,7 @@ class Case:
     reference: Callable[[Any, list], dict[str, np.ndarray]]
     cast: Callable[[list, torch.dtype], list]
     nothing: dict[str, tuple[Callable[[], list], str, str]] = field(default_factory=dict)
+    tolerance: float = 2e-6
 
 
 def feed_taps(metric, batch, index):
@@ -193,6 +202,37 @@ def cka_case():
     return Case("cka", make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
 
 
+def concept_reference(metric, batches):
+    contexts = [metric.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    return naive_concepts(metric, [f for f, _ in batches], contexts)
+
+
+def concept_case(name, places, kind=ConceptProbe):
+    def make(**kwargs):
+        return kind(["a", "b"], CLASSES, permutations=19, folds=FOLDS, **kwargs)
+
+    def read(result):
+        out = fields(result)
+        return out | (fields(out.pop("probes", result.probes)) if hasattr(result, "probes") else {})
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    def batches(**kwargs):
+        return eta_batches(places, **({"sizes": SIZES * 2} | kwargs))
+
+    nan = {
+        "constant": (lambda: batches(change=lambda x: x * 0 + 0.3), "a.iou", "do not differ"),
+        "NaN": (lambda: batches(change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "infinite": (lambda: batches(change=lambda x: x / 0), "a.score", "not finite"),
+        "one class": (lambda: batches(labels=only(2)), "b.iou", "occurs nowhere|everywhere"),
+        "no label": (lambda: batches(labels=only(-1)), "b.null_mean", "no place|fewer than 2 folds"),
+        "one sample": (lambda: batches(sizes=(1,)), "b.iou", "fewer than 2 folds"),
+    }
+    case = Case(name, make, batches, feed_taps, read, concept_reference, cast_taps, nan, tolerance=1e-4)
+    return case
+
+
 CASES = {
     case.name: case
     for case in [
@@ -200,6 +240,10 @@ CASES = {
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
+        concept_case("concepts-samples", 0),
+        concept_case("concepts-steps", 1),
+        concept_case("concepts-pixels", 2),
+        concept_case("semantic-variance", 0, SemanticVariance),
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),
