@@ -217,7 +217,7 @@ class PairwiseSimilarity(Combining):
         if orders and len(rows):
             null = np.stack([compare(whole, order)[rows, columns] for order in orders]) / scale[rows, columns]
             z, mean, sd = family_bound(null, self.alpha)
-            high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
+            high = mean + np.multiply(z, sd, out=np.zeros_like(sd), where=sd > 0)
             for out, value in ((null_mean, mean), (null_high, high)):
                 out[at[rows], at[columns]] = out[at[columns], at[rows]] = value
         reasons = [r or ("" if ok else UNSOUND[measure]) for r, ok in zip(usual, sound, strict=True)]
