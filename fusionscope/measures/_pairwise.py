@@ -74,7 +74,7 @@ class PairwiseSimilarity(Combining):
 
     Memory: ``8 · samples · units`` bytes of all taps together, also for taps of more than 2,048 units; in ``compute``
     ``8 · samples²`` bytes per tap. Time: ``procrustes`` and ``svcca`` take a singular value decomposition per pair and
-    permutation (1,000 samples, 512 units: some 0.03 s each); the others a matrix product per permutation.
+    permutation (1,000 samples, 512 units: some 0.04 s each); the others a matrix product per permutation.
 
     Args:
         taps: names, in the order of the result.
