@@ -10,6 +10,7 @@ import measures_naive as naive
 import numpy as np
 import torch
 from concepts_naive import naive_concepts
+from measures_similarity import similarity_cases
 
 from fusionscope.measures import (
     CoalitionTable,
@@ -80,7 +81,11 @@ def cka_batches(seed=0, sizes=SIZES, change=lambda x: x):
 
 def cka_reference(metric, batches):
     orders = [metric.context(len(f["a"]), None, i).permutations.numpy() for i, (f, _) in enumerate(batches)]
-    return naive.cka(metric.taps, [f for f, _ in batches], orders, FOLDS, metric.alpha)
+    kernel = naive.rbf if metric.kernel == "rbf" else naive.gram
+    taps = ("a", "b", "c")
+    out = naive.cka(taps, [f for f, _ in batches], orders, FOLDS, metric.alpha, kernel, metric.taps == metric.against)
+    at = np.ix_([taps.index(t) for t in metric.taps], [taps.index(t) for t in metric.against])
+    return {key: value[at] for key, value in out.items()}
 
 
 def eta_batches(places, sizes=SIZES, seed=0, change=lambda x: x, labels=None):
@@ -187,9 +192,9 @@ def eta_case(name, places):
     return Case(name, make, lambda: eta_batches(places), feed_taps, fields, eta_reference, cast_taps, nan)
 
 
-def cka_case():
+def cka_case(name, **settings):
     def make(**kwargs):
-        return MinibatchCKA(["a", "b", "c"], permutations=19, folds=FOLDS, **kwargs)
+        return MinibatchCKA(["a", "b", "c"], permutations=19, folds=FOLDS, **settings, **kwargs)
 
     nan = {
         "constant": (lambda: cka_batches(change=lambda x: x * 0 + 0.3), "matrix", "do not differ"),
@@ -199,7 +204,7 @@ def cka_case():
         "one sample": (lambda: cka_batches(sizes=(1,)), "matrix", "fewer than 4 samples"),
         "one batch": (lambda: cka_batches(sizes=(13,)), "low", "fewer than 2 folds"),
     }
-    return Case("cka", make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
+    return Case(name, make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
 
 
 def concept_reference(metric, batches):
@@ -236,7 +241,9 @@ def concept_case(name, places, kind=ConceptProbe):
 CASES = {
     case.name: case
     for case in [
-        cka_case(),
+        cka_case("cka"),
+        cka_case("cka-against", against=["c", "b"]),
+        cka_case("cka-rbf", kernel="rbf"),
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
@@ -247,6 +254,7 @@ CASES = {
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),
+        *similarity_cases(Case, feed_taps, cast_taps, fields),
     ]
 }
 
