@@ -63,7 +63,7 @@ def dissect(
     copies: Mapping[str, Sequence[Reference]] | None = None,
     checkpoints: Mapping[int, Any] | None = None,
     concepts: Concepts | None = None,
-    estimator: Literal["ridge"] = "ridge",
+    estimator: str = "ridge",
     device: torch.device | str | None = None,
     truth: Mapping[str, Mapping[str, Any]] | None = None,
     data: Mapping[str, Any] | None = None,

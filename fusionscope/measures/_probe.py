@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ class ConceptProbe(Instrument):
         taps: Iterable[str],
         concepts: int,
         *,
-        estimator: Literal["ridge"] = "ridge",
+        estimator: str = "ridge",
         folds: int = 10,
         permutations: int = 20,
         places: int = 1024,

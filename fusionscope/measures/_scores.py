@@ -67,6 +67,18 @@ def split_ious(
     union = rest[..., 1, :1] + rest[..., 0, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(union > 0, rest[..., 1, :] / union, -1.0)
-    bin = share.argmax(-1)
+    bin = middle_of_best(share)
     at = np.take_along_axis(above, bin[..., None, None], -1)[..., 0]
     return at[..., 1], above[..., 1, 0] + at[..., 0], bin
+
+
+def middle_of_best(share: Float64[Array, "*cells bins"]) -> Int[Array, "*cells"]:
+    """Return the middle of the first run of thresholds that are equally good.
+
+    Where scores fall into two clusters, the edge of one would be a poor threshold for the scores of another probe.
+    """
+    best = share >= share.max(-1, keepdims=True) - 1e-12
+    first = best.argmax(-1)
+    ended = ~best & (np.arange(share.shape[-1]) > first[..., None])
+    last = np.where(ended.any(-1), ended.argmax(-1), share.shape[-1]) - 1
+    return (first + last) // 2

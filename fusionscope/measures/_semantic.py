@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from fusionscope.errors import InputError
 
 from ._probe import ConceptProbe, ConceptResult
-from .functional._concepts import Agg, integrate
+from .functional._concepts import integrate
 from .functional._resampling import grouped_jackknife
 
 Array = np.ndarray
@@ -57,7 +57,7 @@ class VarianceResult:
     shuffled: Float64[Array, "L L"]
     concepts: Float64[Array, "L L"]
     reason: Any
-    agg: Agg
+    agg: str
     alpha: float
     probes: ConceptResult
 
@@ -136,10 +136,10 @@ class SemanticVariance(ConceptProbe):
     [['b', 'b']]
     """
 
-    def __init__(self, taps: Iterable[str], concepts: int, *, agg: Agg = "l1", **kwargs: Any) -> None:
+    def __init__(self, taps: Iterable[str], concepts: int, *, agg: str = "l1", **kwargs: Any) -> None:
         super().__init__(taps, concepts, **kwargs)
         integrate(np.zeros(1), agg)
-        self.agg: Agg = agg
+        self.agg: str = agg
 
     def settings(self) -> dict[str, Any]:
         """Return what two instruments must share to be merged."""
@@ -150,7 +150,7 @@ class SemanticVariance(ConceptProbe):
         return variances(super().compute(), self.taps, self.agg, self.alpha)
 
 
-def variances(found: ConceptResult, taps: tuple[str, ...], agg: Agg, alpha: float) -> VarianceResult:
+def variances(found: ConceptResult, taps: tuple[str, ...], agg: str, alpha: float) -> VarianceResult:
     """Return the semantic variance of all pairs of taps from their concepts."""
     L = len(taps)
     parts = [found.taps[tap] for tap in taps]
@@ -166,7 +166,7 @@ def variances(found: ConceptResult, taps: tuple[str, ...], agg: Agg, alpha: floa
     return VarianceResult(taps, **out, reason=reason.astype(str), agg=agg, alpha=alpha, probes=found)
 
 
-def _pair(a: Any, b: Any, agg: Agg, alpha: float) -> tuple[tuple[float, ...], str]:
+def _pair(a: Any, b: Any, agg: str, alpha: float) -> tuple[tuple[float, ...], str]:
     from scipy.special import stdtrit
 
     told = np.isfinite(a.score) & np.isfinite(b.score)

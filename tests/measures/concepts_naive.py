@@ -57,8 +57,12 @@ def ridge(X, w, Y, strength, metric=None):
 
 
 def best(z, mask, known):
-    """The lowest of the best thresholds."""
-    return EDGES[np.argmax([iou(z, mask, known, t) for t in EDGES])]
+    """The middle of the first run of best thresholds."""
+    found = [iou(z, mask, known, t) for t in EDGES]
+    first = last = int(np.argmax(found))
+    while last + 1 < len(found) and found[last + 1] >= max(found) - 1e-12:
+        last += 1
+    return EDGES[(first + last) // 2]
 
 
 def counts(z, mask, known, t):

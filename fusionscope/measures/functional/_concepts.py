@@ -1,6 +1,6 @@
 """Set IoU of concepts, semantic variance, and the joint score of two representations."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from fusionscope.errors import InputError, did_you_mean
 
 Array = np.ndarray
-Agg = Literal["l1", "l2", "popvar", "sum"]
 AGGS = ("l1", "l2", "popvar", "sum")
 
 
@@ -41,7 +40,7 @@ def set_iou(scores: Any, masks: Any, threshold: float) -> float:
     return int((said & m).sum()) / union if union else float("nan")
 
 
-def semantic_variance(iou_a: Any, iou_b: Any, agg: Agg = "l1") -> float:
+def semantic_variance(iou_a: Any, iou_b: Any, agg: str = "l1") -> float:
     """Semantic variance of two representations from the set IoU of each concept in both.
 
     With ``d_c = s_c^A - s_c^B`` over ``C`` concepts: ``l1`` = ``Σ|d_c|/C`` (in [0, 1], a pseudometric), ``l2`` =
@@ -62,7 +61,7 @@ def semantic_variance(iou_a: Any, iou_b: Any, agg: Agg = "l1") -> float:
     return float(integrate(a - b, agg))
 
 
-def integrate(d: Float64[Array, "*more C"], agg: Agg) -> Float64[Array, "*more"]:
+def integrate(d: Float64[Array, "*more C"], agg: str) -> Float64[Array, "*more"]:
     """Integrate differences over the concepts on the last axis; see ``semantic_variance``."""
     if agg not in AGGS:
         raise InputError(f"expected agg of {list(AGGS)}, got {agg!r}.{did_you_mean(str(agg), AGGS)}")
