@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._scores import resolve_score as resolve_score
+    from ._units import class_selectivity_index as class_selectivity_index
+    from ._units import effective_rank as effective_rank
+    from ._units import participation_ratio as participation_ratio
     from ._variance import eta_squared as eta_squared
     from ._variance import variance_shares as variance_shares
 
@@ -26,12 +29,15 @@ __getattr__, __dir__ = attach(
     {
         "JointScore": "_concepts",
         "centred_gram": "_cka",
+        "class_selectivity_index": "_units",
+        "effective_rank": "_units",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
         "joint_score": "_concepts",
         "linear_cka": "_cka",
+        "participation_ratio": "_units",
         "resolve_score": "_scores",
         "semantic_variance": "_concepts",
         "set_iou": "_concepts",
@@ -43,12 +49,15 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "JointScore",
     "centred_gram",
+    "class_selectivity_index",
+    "effective_rank",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
     "hsic1",
     "joint_score",
     "linear_cka",
+    "participation_ratio",
     "resolve_score",
     "semantic_variance",
     "set_iou",
