@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from ._concepts import joint_score as joint_score
     from ._concepts import semantic_variance as semantic_variance
     from ._concepts import set_iou as set_iou
+    from ._maps import pack_bits as pack_bits
+    from ._maps import unpack_bits as unpack_bits
+    from ._net2vec import Net2VecFit as Net2VecFit
+    from ._net2vec import binarise as binarise
+    from ._net2vec import net2vec_fit as net2vec_fit
+    from ._net2vec import net2vec_maps as net2vec_maps
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._scores import resolve_score as resolve_score
@@ -28,6 +34,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "JointScore": "_concepts",
+        "Net2VecFit": "_net2vec",
+        "binarise": "_net2vec",
         "centred_gram": "_cka",
         "class_selectivity_index": "_units",
         "effective_rank": "_units",
@@ -37,17 +45,23 @@ __getattr__, __dir__ = attach(
         "hsic1": "_cka",
         "joint_score": "_concepts",
         "linear_cka": "_cka",
+        "net2vec_fit": "_net2vec",
+        "net2vec_maps": "_net2vec",
+        "pack_bits": "_maps",
         "participation_ratio": "_units",
         "resolve_score": "_scores",
         "semantic_variance": "_concepts",
         "set_iou": "_concepts",
         "u_center": "_cka",
+        "unpack_bits": "_maps",
         "variance_shares": "_variance",
     },
 )
 
 __all__ = [
     "JointScore",
+    "Net2VecFit",
+    "binarise",
     "centred_gram",
     "class_selectivity_index",
     "effective_rank",
@@ -57,10 +71,14 @@ __all__ = [
     "hsic1",
     "joint_score",
     "linear_cka",
+    "net2vec_fit",
+    "net2vec_maps",
+    "pack_bits",
     "participation_ratio",
     "resolve_score",
     "semantic_variance",
     "set_iou",
     "u_center",
+    "unpack_bits",
     "variance_shares",
 ]
