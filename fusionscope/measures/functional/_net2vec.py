@@ -1,7 +1,7 @@
 """Net2Vec: one weight per unit and concept, so that the weighted sum of a tap's maps shows where the concept is."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def net2vec_fit(
     features: Shaped[Tensor, "N U *grid"] | Shaped[Array, "N U *grid"],
     masks: Bool[Tensor, "N C *places"] | Bool[Array, "N C *places"],
     labelled: Bool[Tensor, "N *places"] | Bool[Array, "N *places"] | None = None,
-    variant: Literal["published", "stable"] = "stable",
+    variant: str = "stable",
     *,
     epochs: int = 30,
     steps: int = 300,
