@@ -149,6 +149,8 @@ def net2vec_fit(
             "expected features [N, U, *grid], masks [N, C, *places] and labelled [N, *places] with equally many "
             f"location axes, got {tuple(x.shape)}, {tuple(L.shape)} and {tuple(known.shape)}"
         )
+    if x.ndim == 2:
+        x, L, known = x.unsqueeze(2), L.unsqueeze(2), known.unsqueeze(1)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         published = variant == "published"
         known = known.to(x.device)
@@ -236,15 +238,11 @@ class _Descent:
             used = used & select[index[0]].T
         with torch.enable_grad():
             w, b = self.weights.clone().requires_grad_(), self.bias.clone().requires_grad_()
-            x = (
-                task.features[index].to(w.dtype).flatten(3)
-                if task.grid
-                else task.features[index].to(w.dtype).unsqueeze(3)
-            )
+            x = task.features[index].to(w.dtype).flatten(3)
             scaled = w / task.scale
             # One product for all concepts where they share their images, one per concept where not: [C, images, cells]
             z = (scaled @ x[0]).transpose(0, 1) if len(rows) == 1 else (scaled[:, None, None] @ x).squeeze(2)
-            z = resize(z.unflatten(2, task.grid), task.known.shape[1:]) if task.grid else z.squeeze(2)
+            z = resize(z.unflatten(2, task.grid), task.known.shape[1:])
             z = z + b.view(-1, *[1] * (z.ndim - 1))
             L = task.masks[:, self.part].transpose(0, 1)
             columns = torch.arange(len(w), device=device)[:, None]
