@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ._coalitions import CoalitionTable as CoalitionTable
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
+    from ._detectors import DetectorResult as DetectorResult
+    from ._detectors import TapDetectors as TapDetectors
+    from ._detectors import UnitDetectors as UnitDetectors
     from ._eta import EtaResult as EtaResult
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
@@ -36,6 +39,7 @@ __getattr__, __dir__ = attach(
         "CoalitionTable": "_coalitions",
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
+        "DetectorResult": "_detectors",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
@@ -46,7 +50,9 @@ __getattr__, __dir__ = attach(
         "Score": "functional._scores",
         "SemanticVariance": "_semantic",
         "TapConcepts": "_probe",
+        "TapDetectors": "_detectors",
         "TapEta": "_eta",
+        "UnitDetectors": "_detectors",
         "VarianceResult": "_semantic",
         "functional": "",
         "resolve_score": "functional._scores",
@@ -58,6 +64,7 @@ __all__ = [
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
+    "DetectorResult",
     "EtaResult",
     "EtaSquared",
     "Instrument",
@@ -68,7 +75,9 @@ __all__ = [
     "Score",
     "SemanticVariance",
     "TapConcepts",
+    "TapDetectors",
     "TapEta",
+    "UnitDetectors",
     "VarianceResult",
     "resolve_score",
 ]

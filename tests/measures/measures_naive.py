@@ -154,3 +154,75 @@ def score(name, output, target, classes):
     if name == "accuracy":
         return accuracy_score(target, guess)
     return jaccard_score(target, guess, average="macro", labels=np.union1d(target, guess))
+
+
+def exceeded(values, share, bins):
+    """The value that a share exceeds, from a histogram with a cell for the minimum alone, bin by bin."""
+    low, high = values.min(), values.max()
+    width = (high - low) / bins
+    cell = np.ceil((values - low) / width)
+    wanted = share * len(values)
+    for k in range(bins, 0, -1):
+        here, beyond = (cell == k).sum(), (cell > k).sum()
+        if here + beyond > wanted:
+            return low + width * (k - (wanted - beyond) / here)
+    return low
+
+
+def along(old, new):
+    """Matrix ``[new, old]`` of linear interpolation without aligned corners."""
+    out = np.zeros((new, old))
+    for o in range(new):
+        place = max((o + 0.5) * old / new - 0.5, 0)
+        below = min(int(place), old - 1)
+        above = min(below + 1, old - 1)
+        out[o, below] += 1 - (place - below)
+        out[o, above] += place - below
+    return out
+
+
+def enlarged(maps, size):
+    """Maps ``[U, *grid]`` at another size."""
+    for axis, length in enumerate(size):
+        maps = np.moveaxis(np.tensordot(along(maps.shape[axis + 1], length), maps, (1, axis + 1)), 0, axis + 1)
+    return maps
+
+
+def detectors(taps, batches, contexts, concepts, quantile, bins):
+    """Per tap: thresholds, IoU of each concept and unit, and the null's mean of the best unit."""
+    out = {}
+    for tap in taps:
+        maps = [np.asarray(x, dtype=np.float64) for features, _ in batches for x in features[tap]]
+        labels = [np.asarray(y) for _, target in batches for y in target]
+        if not labels[0].ndim:
+            maps = [x.reshape(len(x), -1).mean(1) for x in maps]
+        units = range(len(maps[0]))
+        limit = np.array([exceeded(np.concatenate([x[u].ravel() for x in maps]), quantile, bins) for u in units])
+        on = [enlarged(x, y.shape) > limit.reshape(-1, *[1] * y.ndim) for x, y in zip(maps, labels, strict=True)]
+        sparse, shuffled, start = [], [[] for _ in range(len(contexts[0].labels.order) - 1)], 0
+        for context, (_, target) in zip(contexts, batches, strict=True):
+            grid, n = context.grid, len(target)
+            places = tuple(slice(first, None, grid.step) for first in grid.start)
+            sparse += [on[start + i][(slice(None), *places)] for i in range(n)]
+            for p, found in enumerate(shuffled, 1):
+                source = context.labels.order[p].numpy().copy()
+                for block in context.labels.blocks:
+                    b, members = len(block.members), block.members.numpy()
+                    source[members] = members[(block.pairs[p].numpy() - np.arange(b)) // b]
+                found += [labels[start + j][places] for j in source]
+            start += n
+        iou = overlap(on, labels, concepts)
+        null = [overlap(sparse, other, concepts).max(1) for other in shuffled]
+        out |= {f"{tap}.threshold": limit, f"{tap}.iou": iou, f"{tap}.label": iou.argmax(0)}
+        out |= {f"{tap}.best_iou": iou.max(1), f"{tap}.null_mean": np.mean(null, 0)}
+    return out
+
+
+def overlap(on, labels, concepts):
+    """Set IoU ``[C, U]`` on labelled places, sample by sample."""
+    hit, union = np.zeros((2, concepts, len(on[0])))
+    for x, y in zip(on, labels, strict=True):
+        for c, u in product(range(concepts), range(len(x))):
+            hit[c, u] += (x[u] & (y == c)).sum()
+            union[c, u] += ((x[u] | (y == c)) & (y >= 0)).sum()
+    return hit / union

@@ -10,7 +10,8 @@ import measures_naive as naive
 import numpy as np
 import torch
 
-from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, resolve_score
+from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, UnitDetectors, resolve_score
+from fusionscope.measures._quantiles import BINS
 
 FOLDS, CLASSES = 3, 5
 SIZES = (7, 11, 5, 13)
@@ -193,10 +194,38 @@ def cka_case():
     return Case("cka", make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
 
 
+def detector_reference(metric, batches):
+    metric.stage = 2
+    contexts = [metric.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    plain = [({k: v.double().numpy() for k, v in f.items()}, t.numpy()) for f, t in batches]
+    return naive.detectors(metric.taps, plain, contexts, metric.concepts, metric.quantile, BINS)
+
+
+def detector_case(name, places):
+    def make(**kwargs):
+        return UnitDetectors(["a", "b"], CLASSES, quantile=0.3, **kwargs)
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "constant": (lambda: eta_batches(places, change=lambda x: x * 0 + 0.3), "a.iou", "constant"),
+        "NaN": (lambda: eta_batches(places, change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "infinite": (lambda: eta_batches(places, change=lambda x: x / 0), "a.best_iou", "not finite"),
+        "one class": (lambda: eta_batches(places, labels=only(2)), "a.iou", "no labelled place"),
+        "no label": (lambda: eta_batches(places, labels=only(-1)), "b.iou", "no place is labelled"),
+        "one sample": (lambda: eta_batches(places, sizes=(1,), seed=1), "a.iou", "no labelled place|constant"),
+    }
+    return Case(name, make, lambda: eta_batches(places), feed_taps, fields, detector_reference, cast_taps, nan)
+
+
 CASES = {
     case.name: case
     for case in [
         cka_case(),
+        detector_case("detectors-samples", 0),
+        detector_case("detectors-steps", 1),
+        detector_case("detectors-pixels", 2),
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
