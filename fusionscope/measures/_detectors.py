@@ -314,7 +314,7 @@ class UnitDetectors(Instrument):
         threshold, units = np.zeros(0), np.zeros(0, dtype=str)
         if U:
             low, high = self.extents[i].cpu().numpy() * [[-1], [1]]
-            units = np.where(np.isfinite(low + high), np.where(high > low, "", "constant"), "not finite")
+            units = np.where(np.isfinite(low) & np.isfinite(high), np.where(high > low, "", "constant"), "not finite")
             threshold = self.thresholds[i].cpu().numpy()
         worst = "every unit is " + " or ".join(sorted(set(units) - {""}))
         reason = [self._reason(i, c) or ("" if known[c].any() else worst) for c in range(C)]
