@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ._semantic import Profile as Profile
     from ._semantic import SemanticVariance as SemanticVariance
     from ._semantic import VarianceResult as VarianceResult
+    from ._unit_statistics import StatisticsResult as StatisticsResult
+    from ._unit_statistics import TapStatistics as TapStatistics
+    from ._unit_statistics import UnitStatistics as UnitStatistics
     from .functional._scores import Score as Score
     from .functional._scores import resolve_score as resolve_score
 
@@ -49,10 +52,13 @@ __getattr__, __dir__ = attach(
         "RemovalRow": "_coalitions",
         "Score": "functional._scores",
         "SemanticVariance": "_semantic",
+        "StatisticsResult": "_unit_statistics",
         "TapConcepts": "_probe",
         "TapDetectors": "_detectors",
         "TapEta": "_eta",
+        "TapStatistics": "_unit_statistics",
         "UnitDetectors": "_detectors",
+        "UnitStatistics": "_unit_statistics",
         "VarianceResult": "_semantic",
         "functional": "",
         "resolve_score": "functional._scores",
@@ -74,10 +80,13 @@ __all__ = [
     "RemovalRow",
     "Score",
     "SemanticVariance",
+    "StatisticsResult",
     "TapConcepts",
     "TapDetectors",
     "TapEta",
+    "TapStatistics",
     "UnitDetectors",
+    "UnitStatistics",
     "VarianceResult",
     "resolve_score",
 ]

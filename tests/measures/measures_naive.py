@@ -226,3 +226,39 @@ def overlap(on, labels, concepts):
             hit[c, u] += (x[u] & (y == c)).sum()
             union[c, u] += ((x[u] | (y == c)) & (y >= 0)).sum()
     return hit / union
+
+
+def unit_statistics(taps, batches, classes, purity):
+    """Per tap: statistics of all activations, selectivity of class means, and both ranks by singular values."""
+    out = {}
+    for tap in taps:
+        maps = [np.asarray(x, dtype=np.float64) for features, _ in batches for x in features[tap]]
+        labels = [np.asarray(y) for _, target in batches for y in target]
+        v = np.concatenate([x.reshape(len(x), -1) for x in maps], 1)
+        pooled = np.stack([x.reshape(len(x), -1).mean(1) for x in maps])
+        low, high = v.min(1), v.max(1)
+        margin = 0.01 * (high - low)
+        found = {"mean": v.mean(1), "sd": v.std(1), "smallest": low, "largest": high, "zeros": (v == 0).mean(1)}
+        found["near_smallest"] = (v <= (low + margin)[:, None]).mean(1)
+        found["near_largest"] = (v >= (high - margin)[:, None]).mean(1)
+        found["dead"] = (high == low) | (high <= 0)
+        by_class = [[] for _ in range(classes)]
+        for x, y, m in zip(maps, labels, pooled, strict=True):
+            if not y.ndim:
+                by_class[y] += [m] if y >= 0 else []
+                continue
+            y = y[None] if y.ndim == 1 else y
+            x = x[:, None] if x.ndim == 2 else x
+            cells = pure(y, x.shape[1:], classes, purity)
+            for c in range(classes):
+                by_class[c] += list(x[:, cells == c].T)
+        means = np.stack([np.mean(rows, 0) for rows in by_class if rows])
+        top = means.max(0)
+        rest = (means.sum(0) - top) / (len(means) - 1)
+        found["selectivity"] = np.where((means < 0).any(0), np.nan, (top - rest) / (top + rest + 1e-7))
+        s = np.linalg.svd(pooled - pooled.mean(0), compute_uv=False)
+        p = s[s > 1e-9 * s[0]] / s[s > 1e-9 * s[0]].sum()
+        found["effective_rank"] = np.exp(-(p * np.log(p)).sum())
+        found["participation_ratio"] = (s**2).sum() ** 2 / (s**4).sum()
+        out |= {f"{tap}.{k}": value for k, value in found.items()}
+    return out

@@ -10,7 +10,7 @@ import measures_naive as naive
 import numpy as np
 import torch
 
-from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, UnitDetectors, resolve_score
+from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, UnitDetectors, UnitStatistics, resolve_score
 from fusionscope.measures._quantiles import BINS
 
 FOLDS, CLASSES = 3, 5
@@ -219,6 +219,39 @@ def detector_case(name, places):
     return Case(name, make, lambda: eta_batches(places), feed_taps, fields, detector_reference, cast_taps, nan)
 
 
+def statistics_batches(places, **kwargs):
+    """As ``eta_batches``, with tap "a" after a ReLU and a dead unit."""
+    change = kwargs.pop("change", lambda x: x)
+    alive = torch.tensor([1.0, 1.0, 0.0])
+
+    def rectify(x):
+        return change(x.relu() * alive.view(-1, *[1] * (x.ndim - 2)))
+
+    return eta_batches(places, change=rectify, **kwargs)
+
+
+def statistics_reference(metric, batches):
+    plain = [({k: v.double().numpy() for k, v in f.items()}, t.numpy()) for f, t in batches]
+    return naive.unit_statistics(metric.taps, plain, metric.classes, 0.9)
+
+
+def statistics_case(name, places):
+    def make(**kwargs):
+        return UnitStatistics(["a", "b"], CLASSES, **kwargs)
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "NaN": (lambda: statistics_batches(places, change=lambda x: x * torch.nan), "a.mean", "not finite"),
+        "infinite": (lambda: statistics_batches(places, change=lambda x: x + torch.inf), "a.sd", "not finite"),
+        "negative": (lambda: statistics_batches(places, change=lambda x: x - 9), "a.selectivity", "negative"),
+        "one class": (lambda: statistics_batches(places, labels=only(2)), "a.selectivity", "only one class"),
+        "no label": (lambda: statistics_batches(places, labels=only(-1)), "b.selectivity", "no row"),
+    }
+    return Case(name, make, lambda: statistics_batches(places), feed_taps, fields, statistics_reference, cast_taps, nan)
+
+
 CASES = {
     case.name: case
     for case in [
@@ -229,6 +262,8 @@ CASES = {
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
+        statistics_case("statistics-samples", 0),
+        statistics_case("statistics-pixels", 2),
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),
