@@ -281,7 +281,8 @@ class UnitDetectors(Instrument):
         z, mean, sd = float("nan"), np.full(C * len(best), np.nan), np.full(C * len(best), np.nan)
         if self.permutations and self.stage == 2 and int(self.tally[1]):
             z, mean, sd = family_bound(np.concatenate([b[1:] for b in best], 1), self.alpha)
-        high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
+        with np.errstate(invalid="ignore"):  # z is infinite where a cell's null is all one value but for one
+            high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
         taps = {}
         for i, tap in enumerate(self.taps):
             part = slice(i * C, (i + 1) * C)

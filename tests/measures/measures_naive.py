@@ -228,6 +228,50 @@ def overlap(on, labels, concepts):
     return hit / union
 
 
+def net2vec(taps, batches, contexts, probe, bins):
+    """Per tap: IoU of a fit on the first 70 % of the folds, on the rest, and the mean of the null, fit by fit."""
+    import torch
+
+    from fusionscope.measures._samples import sample_hash
+    from fusionscope.measures.functional import net2vec_fit, net2vec_maps
+
+    method, out = probe.method, {}
+    fold = torch.cat([context.fold for context in contexts]).numpy()
+    keys = torch.cat([sample_hash(context.size, i, probe.seed) for i, context in enumerate(contexts)]).numpy()
+    chosen = sorted(range(len(keys)), key=lambda i: keys[i])[: method.keep]
+    labels = np.concatenate([target.numpy() for _, target in batches])
+    for tap in taps:
+        x = np.concatenate([features[tap].double().numpy() for features, _ in batches])
+        if labels.ndim == 1:
+            x = x.reshape(*x.shape[:2], -1).mean(2)
+        if not method.raw:
+            limit = [exceeded(x[:, u].ravel(), method.quantile, bins) for u in range(x.shape[1])]
+            x = x > np.reshape(limit, (-1, *[1] * (x.ndim - 2)))
+        kept, y, f = torch.tensor(x[chosen]), torch.tensor(labels[chosen]), fold[chosen]
+        kept = kept if kept.dtype == torch.bool else kept.float()
+        full = sorted(set(f))
+        learn = [i for i in range(len(f)) if f[i] in full[: round(0.7 * len(full))]]
+        score = [i for i in range(len(f)) if i not in learn]
+
+        def iou(masks_of, kept=kept, y=y, learn=learn, score=score):
+            masks = torch.stack([y == c for c in range(probe.concepts)], 1)
+            a, b = masks_of
+            settings = dict(steps=method.steps, epochs=method.epochs, seed=probe.seed)
+            fit = net2vec_fit(kept[learn], masks[a], y[a] >= 0, method.variant, **settings)
+            M = net2vec_maps(kept[score], fit.weights, fit.bias, y.shape[1:])
+            on = M.gt(fit.threshold.view(-1, *[1] * (y.ndim - 1))).numpy()
+            return overlap(list(on), [y[j].numpy() for j in b], probe.concepts), fit.threshold.numpy()
+
+        own, limit = iou((learn, score))
+        rng = np.random.default_rng([probe.seed, 7])
+        null = []
+        for _ in range(probe.permutations):
+            pair = [[side[j] for j in rng.permutation(len(side))] for side in (learn, score)]
+            null.append(np.diagonal(iou(pair)[0]))
+        out |= {f"{tap}.iou": np.diagonal(own), f"{tap}.threshold": limit, f"{tap}.null_mean": np.mean(null, 0)}
+    return out
+
+
 def unit_statistics(taps, batches, classes, purity):
     """Per tap: statistics of all activations, selectivity of class means, and both ranks by singular values."""
     out = {}

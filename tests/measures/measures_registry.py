@@ -10,7 +10,15 @@ import measures_naive as naive
 import numpy as np
 import torch
 
-from fusionscope.measures import CoalitionTable, EtaSquared, MinibatchCKA, UnitDetectors, UnitStatistics, resolve_score
+from fusionscope.measures import (
+    CoalitionTable,
+    ConceptProbe,
+    EtaSquared,
+    MinibatchCKA,
+    UnitDetectors,
+    UnitStatistics,
+    resolve_score,
+)
 from fusionscope.measures._quantiles import BINS
 
 FOLDS, CLASSES = 3, 5
@@ -47,7 +55,8 @@ def fields(result):
     out = {}
     for key, value in vars(result).items():
         if isinstance(value, dict):
-            out |= {f"{tap}.{k}": v for tap, part in value.items() for k, v in fields(part).items()}
+            parts = {tap: part for tap, part in value.items() if hasattr(part, "__dict__")}
+            out |= {f"{tap}.{k}": v for tap, part in parts.items() for k, v in fields(part).items()}
         elif isinstance(value, np.ndarray) or (isinstance(value, float | int) and not isinstance(value, bool)):
             out[key] = np.asarray(value)
     return out
@@ -235,6 +244,32 @@ def statistics_reference(metric, batches):
     return naive.unit_statistics(metric.taps, plain, metric.classes, 0.9)
 
 
+def net2vec_reference(probe, batches):
+    contexts = [probe.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    return naive.net2vec(probe.taps, batches, contexts, probe, BINS)
+
+
+def net2vec_case(name, places, estimator):
+    """Few steps on a subsample."""
+
+    def make(**kwargs):
+        probe = ConceptProbe(["a", "b"], CLASSES, estimator=estimator, permutations=3, alpha=0.25, **kwargs)
+        probe.method.steps, probe.method.keep, probe.method.quantile = 11, 31, 0.3
+        return probe
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "constant": (lambda: eta_batches(places, change=lambda x: x * 0 + 0.3), "a.iou", "do not differ"),
+        "NaN": (lambda: eta_batches(places, change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "one class": (lambda: eta_batches(places, labels=only(2)), "a.iou", "occurs nowhere|everywhere"),
+        "no label": (lambda: eta_batches(places, labels=only(-1)), "b.iou", "no place has a known"),
+        "one sample": (lambda: eta_batches(places, sizes=(1,)), "b.iou", "fewer than 2 folds"),
+    }
+    return Case(name, make, lambda: eta_batches(places), feed_taps, fields, net2vec_reference, cast_taps, nan)
+
+
 def statistics_case(name, places):
     def make(**kwargs):
         return UnitStatistics(["a", "b"], CLASSES, **kwargs)
@@ -262,6 +297,8 @@ CASES = {
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
+        net2vec_case("net2vec-pixels", 2, "net2vec"),
+        net2vec_case("net2vec-raw-samples", 0, "net2vec-raw"),
         statistics_case("statistics-samples", 0),
         statistics_case("statistics-pixels", 2),
         table_case("classification"),
