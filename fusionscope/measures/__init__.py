@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._channels import ChannelCorrelation as ChannelCorrelation
+    from ._channels import ChannelCorrelationResult as ChannelCorrelationResult
+    from ._channels import PairChannels as PairChannels
     from ._cka import CKAResult as CKAResult
     from ._cka import MinibatchCKA as MinibatchCKA
     from ._coalitions import CoalitionTable as CoalitionTable
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
     from ._instrument import Instrument as Instrument
+    from ._pairwise import PairMatrix as PairMatrix
+    from ._pairwise import PairwiseResult as PairwiseResult
+    from ._pairwise import PairwiseSimilarity as PairwiseSimilarity
     from ._probe import ConceptProbe as ConceptProbe
     from ._probe import ConceptResult as ConceptResult
     from ._probe import TapConcepts as TapConcepts
@@ -32,13 +38,18 @@ if TYPE_CHECKING:
     from ._unit_statistics import StatisticsResult as StatisticsResult
     from ._unit_statistics import TapStatistics as TapStatistics
     from ._unit_statistics import UnitStatistics as UnitStatistics
+    from ._whole_cka import CKA as CKA
+    from ._whole_cka import WholeCKAResult as WholeCKAResult
     from .functional._scores import Score as Score
     from .functional._scores import resolve_score as resolve_score
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "CKA": "_whole_cka",
         "CKAResult": "_cka",
+        "ChannelCorrelation": "_channels",
+        "ChannelCorrelationResult": "_channels",
         "CoalitionTable": "_coalitions",
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
@@ -47,6 +58,10 @@ __getattr__, __dir__ = attach(
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
         "MinibatchCKA": "_cka",
+        "PairChannels": "_channels",
+        "PairMatrix": "_pairwise",
+        "PairwiseResult": "_pairwise",
+        "PairwiseSimilarity": "_pairwise",
         "Profile": "_semantic",
         "RemovalResult": "_coalitions",
         "RemovalRow": "_coalitions",
@@ -60,13 +75,17 @@ __getattr__, __dir__ = attach(
         "UnitDetectors": "_detectors",
         "UnitStatistics": "_unit_statistics",
         "VarianceResult": "_semantic",
+        "WholeCKAResult": "_whole_cka",
         "functional": "",
         "resolve_score": "functional._scores",
     },
 )
 
 __all__ = [
+    "CKA",
     "CKAResult",
+    "ChannelCorrelation",
+    "ChannelCorrelationResult",
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
@@ -75,6 +94,10 @@ __all__ = [
     "EtaSquared",
     "Instrument",
     "MinibatchCKA",
+    "PairChannels",
+    "PairMatrix",
+    "PairwiseResult",
+    "PairwiseSimilarity",
     "Profile",
     "RemovalResult",
     "RemovalRow",
@@ -88,5 +111,6 @@ __all__ = [
     "UnitDetectors",
     "UnitStatistics",
     "VarianceResult",
+    "WholeCKAResult",
     "resolve_score",
 ]

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from fusionscope.errors import InputError
 
 from ._instrument import Instrument
-from .functional._cka import ROUNDING, centred_gram, u_center
+from ._pairs import check_reduced, check_taps, pair_reasons
+from .functional._cka import ROUNDING, check_word, rbf_gram, scaled_gram, u_center_
 from .functional._resampling import bound_rank, grouped_jackknife
 
 Array = np.ndarray
@@ -20,7 +21,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class CKAResult:
-    """CKA of all ordered pairs of taps; every array is ``[L, L]`` in the order of ``taps``.
+    """CKA of ordered pairs of taps; every array is ``[L, A]`` in the order of ``taps`` and ``against`` (mostly equal).
 
     ``matrix`` is the estimate, ``low`` and ``high`` its ``1 - alpha`` interval, ``null_mean`` what samples paired
     at random give, ``null_high`` what the largest of all cross pairs exceeds by chance with probability ``alpha``.
@@ -28,11 +29,12 @@ class CKAResult:
     """
 
     taps: tuple[str, ...]
-    matrix: Float64[Array, "L L"]
-    low: Float64[Array, "L L"]
-    high: Float64[Array, "L L"]
-    null_mean: Float64[Array, "L L"]
-    null_high: Float64[Array, "L L"]
+    against: tuple[str, ...]
+    matrix: Float64[Array, "L A"]
+    low: Float64[Array, "L A"]
+    high: Float64[Array, "L A"]
+    null_mean: Float64[Array, "L A"]
+    null_high: Float64[Array, "L A"]
     batches: int
     samples: int
     skipped: int
@@ -49,26 +51,31 @@ class CKAContext:
 
 
 class Gram(NamedTuple):
-    """One tap's batch: the U-centred kernel, the power of the plain kernel, and whether the features were finite."""
+    """One tap's batch: its kernel, times the square of ``scale``."""
 
-    kernel: Float64[Tensor, "n n"]
-    power: Float64[Tensor, ""]
-    finite: Bool[Tensor, ""]
+    kernel: Float[Tensor, "n n"]
+    scale: Float[Tensor, ""]
 
 
 class MinibatchCKA(Instrument):
-    """Unbiased minibatch linear CKA between all taps, with jackknife intervals and a permutation null.
+    """Unbiased minibatch CKA between all taps, with jackknife intervals and a permutation null.
 
     ``CKA_ij = Σ_b n_b HSIC1(K_bi, K_bj) / (sqrt(Σ_b n_b HSIC1(K_bi, K_bi)) sqrt(Σ_b n_b HSIC1(K_bj, K_bj)))``: the sums
     over batches ``b`` of ``n_b`` samples come before the ratio. No unit; may lie slightly below 0 or above 1, never
-    clamped. Kernels are linear, of the flattened features, centred over the batch before the product in float32
-    (float64 stays; a process-wide TF32 setting lowers that product's precision on GPUs). The interval is Student's,
+    clamped. Linear kernels are those of the flattened features, centred over the batch before the product in float32
+    (float64 stays; a process-wide TF32 setting lowers that product's precision on GPUs). Gaussian kernels
+    ``exp(-d²/(2σ²))`` take ``σ`` relative to the median distance within each batch, as is usual: the kernel then
+    differs a little from batch to batch, and the sums estimate CKA at this batch size. The interval is Student's,
     from a jackknife over ``folds`` (batch number modulo ``folds``). The null permutes the samples of one side, with
     the same permutations for all taps; ``null_high`` is the ``ceil((1-alpha)(P+1))``-th smallest, over permutations,
     of the largest cross pair. Batches of fewer than 4 samples are skipped. Source: arXiv 2010.15327 Eq. 2-3.
 
     Args:
         taps: names, in the order of the result.
+        against: names that ``taps`` are compared with, in the order of the result; by default ``taps`` themselves.
+            Pairs within one of two sets of taps that are not wanted are then not computed.
+        kernel: "linear" or "rbf".
+        bandwidth: ``σ`` of the Gaussian kernel as a multiple of the median distance.
         permutations: of the null; at least ``1/alpha - 1``, or 0 for none.
         folds: of the jackknife, at least 2.
         alpha: 1 - the level of intervals and of the null's bound.
@@ -88,6 +95,7 @@ class MinibatchCKA(Instrument):
     """
 
     hsic: Tensor
+    own: Tensor
     null: Tensor
     power: Tensor
     bad: Tensor
@@ -98,6 +106,9 @@ class MinibatchCKA(Instrument):
         self,
         taps: Iterable[str],
         *,
+        against: Iterable[str] | None = None,
+        kernel: str = "linear",
+        bandwidth: float = 0.5,
         permutations: int = 20,
         folds: int = 10,
         alpha: float = 0.05,
@@ -105,25 +116,32 @@ class MinibatchCKA(Instrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.taps = tuple(taps)
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise InputError(f"expected one or more taps with different names, got {self.taps}")
-        if folds < 2 or permutations < 0:
-            raise InputError(f"expected folds >= 2 and permutations >= 0, got {folds} and {permutations}")
+        self.taps = check_taps(taps)
+        self.against = self.taps if against is None else check_taps(against)
+        self.every = tuple(dict.fromkeys(self.taps + self.against))
+        check_word("kernel", kernel, ("linear", "rbf"))
+        if folds < 2 or permutations < 0 or not bandwidth > 0:
+            raise InputError(
+                f"expected folds >= 2, permutations >= 0 and bandwidth > 0, got {folds}, {permutations} and {bandwidth}"
+            )
         if permutations:
             bound_rank(permutations, alpha)
+        self.kernel, self.bandwidth = kernel, bandwidth
         self.permutations, self.folds, self.alpha, self.seed = permutations, folds, alpha, seed
-        L = len(self.taps)
-        self.add_state("hsic", torch.zeros(folds, L, L, dtype=torch.float64), "sum")
-        self.add_state("null", torch.zeros(permutations, L, L, dtype=torch.float64), "sum")
-        self.add_state("power", torch.zeros(L, dtype=torch.float64), "sum")
-        self.add_state("bad", torch.zeros(L, dtype=torch.int64), "sum")
+        self._columns = [self.every.index(tap) for tap in self.against]
+        L, A, T = len(self.taps), len(self.against), len(self.every)
+        self.add_state("hsic", torch.zeros(folds, L, A, dtype=torch.float64), "sum")
+        self.add_state("own", torch.zeros(folds, T, dtype=torch.float64), "sum")
+        self.add_state("null", torch.zeros(permutations, L, A, dtype=torch.float64), "sum")
+        self.add_state("power", torch.zeros(T, dtype=torch.float64), "sum")
+        self.add_state("bad", torch.zeros(T, dtype=torch.int64), "sum")
         self.add_state("sizes", torch.zeros(folds, dtype=torch.float64), "sum")
         self.add_state("tally", torch.zeros(3, dtype=torch.int64), "sum")  # batches, samples, skipped batches
 
     def settings(self) -> dict[str, Any]:
         """Return what two instruments must share to be merged."""
-        return {k: getattr(self, k) for k in ("taps", "permutations", "folds", "alpha", "seed")}
+        names = ("taps", "against", "kernel", "bandwidth", "permutations", "folds", "alpha", "seed")
+        return {name: getattr(self, name) for name in names}
 
     def context(self, size: int, target: Tensor | None, index: int, group: Tensor | None = None) -> CKAContext:
         """Return the batch's permutations; ``target`` is not used."""
@@ -132,77 +150,77 @@ class MinibatchCKA(Instrument):
         return CKAContext(size, index % self.folds, torch.from_numpy(order.astype(np.int64)).to(self.device))
 
     def _reduce(self, features: Tensor, context: CKAContext, tap: str) -> Gram:
-        n = context.size
-        K = centred_gram(features)
-        power = K.square().sum() / max(n * (n - 3), 1)
-        return Gram(u_center(K) if n > 3 else torch.zeros_like(K), power, K.isfinite().all())
+        return Gram(*scaled_gram(features))
 
     def update(self, reduced: dict[str, Gram], context: CKAContext) -> None:
         """Add one batch: all pairs, and all pairs of each permutation, by one matrix product each."""
-        if set(reduced) != set(self.taps):
-            raise InputError(f"expected exactly the taps {list(self.taps)}, got {list(reduced)}; reduce each of them")
+        check_reduced(reduced, self.every)
         n = context.size
         if n < 4:
             self.tally += torch.tensor([0, 0, 1], device=self.device)
             return
-        grams = [reduced[tap] for tap in self.taps]
-        K = torch.stack([g.kernel for g in grams]).to(self.device).flatten(1)
+        K = torch.stack([reduced[tap].kernel.to(self.device, torch.float64) for tap in self.every])
+        scale = torch.stack([reduced[tap].scale.to(self.device, torch.float64) for tap in self.every])
+        if self.kernel == "rbf":
+            K = torch.stack([rbf_gram(k, self.bandwidth) for k in K])
+            self.bad += ~torch.stack([reduced[tap].kernel.isfinite().all() for tap in self.every]).to(self.device)
+        else:
+            K.div_(scale.square()[:, None, None])
+            self.bad += ~K.diagonal(dim1=1, dim2=2).sum(1).isfinite()
         weight = n / (n * (n - 3))
-        self.hsic[context.fold] += weight * (K @ K.T)
+        self.power += weight * torch.linalg.vector_norm(K, dim=(1, 2)).square()
+        K = u_center_(K).flatten(1)
+        self.own[context.fold] += weight * torch.linalg.vector_norm(K, dim=1).square()
+        rows, columns = K[: len(self.taps)], K if self.every == self.against else K[self._columns]
+        self.hsic[context.fold] += weight * (rows @ columns.T)
         for p, order in enumerate(context.permutations.to(self.device)):
-            shuffled = K[:, (order[:, None] * n + order).flatten()]
-            self.null[p] += weight * (K @ shuffled.T)
-        self.power += n * torch.stack([g.power for g in grams]).to(self.device)
-        self.bad += ~torch.stack([g.finite for g in grams]).to(self.device)
+            shuffled = columns[:, (order[:, None] * n + order).flatten()]
+            self.null[p] += weight * (rows @ shuffled.T)
         self.sizes[context.fold] += n
         self.tally += torch.tensor([1, n, 0], device=self.device)
 
     def compute(self) -> CKAResult:
         """Return the matrix with its intervals and null."""
-        hsic, null = self.hsic.cpu().numpy(), self.null.cpu().numpy()
+        hsic, null, own = self.hsic.cpu().numpy(), self.null.cpu().numpy(), self.own.cpu().numpy()
         power, bad, sizes = self.power.cpu().numpy(), self.bad.cpu().numpy(), self.sizes.cpu().numpy()
         batches, samples, skipped = (int(v) for v in self.tally)
-        L = len(self.taps)
-        total = hsic.sum(0)
-        flat = ~(np.diagonal(total) > ROUNDING * power)
-        own = np.where(flat, np.nan, np.diagonal(total))
-        scale = np.sqrt(own)[:, None] * np.sqrt(own)
+        L, columns = len(self.taps), self._columns
+        flat = ~(own.sum(0) > ROUNDING * power)
+        root = np.sqrt(np.where(flat, np.nan, own.sum(0)))
+        scale = root[:L, None] * root[columns]
         used = sizes > 0
-        matrix = total / scale
-        matrix[np.diag_indices(L)] = np.where(np.isnan(own), np.nan, 1.0)
-        low, high = self._interval(matrix, total, hsic[used], sizes[used])
-        null_mean, null_high = np.full((L, L), np.nan), np.full((L, L), np.nan)
+        matrix = hsic.sum(0) / scale
+        same = np.array(self.taps)[:, None] == np.array(self.against)
+        matrix[same & np.isfinite(matrix)] = 1.0
+        low, high = self._interval(matrix, hsic[used], own[used], sizes[used], same)
+        null_mean, null_high = np.full(scale.shape, np.nan), np.full(scale.shape, np.nan)
         if self.permutations and batches:
-            upper = np.triu(null) + np.triu(null, 1).swapaxes(1, 2)
-            chance = upper / scale
+            if self.taps == self.against:
+                null = np.triu(null) + np.triu(null, 1).swapaxes(1, 2)
+            chance = null / scale
             null_mean = chance.mean(0)
-            null_high = np.where(np.isfinite(null_mean), self._bound(chance), np.nan)
-        reasons = [self._reason(int(bad[i]), bool(flat[i]), batches, skipped) for i in range(L)]
-        reason = np.array(
-            [["; ".join(dict.fromkeys(filter(None, (reasons[i], reasons[j])))) for j in range(L)] for i in range(L)],
-            dtype=object,
-        )
+            null_high = np.where(np.isfinite(null_mean), self._bound(chance[:, ~same]), np.nan)
+        reasons = [self._reason(int(bad[i]), bool(flat[i]), batches, skipped) for i in range(len(flat))]
+        reason = pair_reasons(reasons[:L], [reasons[j] for j in columns])
         if batches and used.sum() < 2:
             alone = "no interval: the batches fill fewer than 2 folds"
             reason = np.where(np.isfinite(matrix) & (reason == ""), alone, reason)
         return CKAResult(
-            self.taps, matrix, low, high, null_mean, null_high, batches, samples, skipped, reason.astype(str)
+            self.taps, self.against, matrix, low, high, null_mean, null_high, batches, samples, skipped, reason
         )
 
-    def _interval(self, matrix: Array, total: Array, hsic: Array, sizes: Array) -> tuple[Array, Array]:
+    def _interval(self, matrix: Array, hsic: Array, own: Array, sizes: Array, same: Array) -> tuple[Array, Array]:
         from scipy.special import stdtrit
 
-        rest = total - hsic
-        own = np.diagonal(rest, axis1=1, axis2=2)
-        root = np.sqrt(np.where(own > 0, own, np.nan))
-        se = grouped_jackknife(matrix, rest / (root[:, :, None] * root[:, None, :]), sizes)
-        se[np.diag_indices(len(matrix))] *= 0.0
+        rest = own.sum(0) - own
+        root = np.sqrt(np.where(rest > 0, rest, np.nan))
+        scale = root[:, : len(self.taps), None] * root[:, None, self._columns]
+        se = grouped_jackknife(matrix, (hsic.sum(0) - hsic) / scale, sizes)
+        se[same] *= 0.0
         width = stdtrit(max(len(sizes) - 1, 1), 1 - self.alpha / 2) * se
         return matrix - width, matrix + width
 
-    def _bound(self, chance: Array) -> float:
-        rows, columns = np.triu_indices(chance.shape[1], 1)
-        cross = chance[:, rows, columns]
+    def _bound(self, cross: Array) -> float:
         cross = cross[:, np.isfinite(cross).all(0)]
         if not cross.shape[1]:
             return float("nan")

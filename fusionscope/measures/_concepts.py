@@ -56,12 +56,12 @@ class Lattice:
 
 
 def lattice(size: Sequence[int], most: int, rng: np.random.Generator) -> Lattice:
-    """Return the finest lattice of at most about ``most`` places, at a random offset."""
+    """Return the finest lattice of at most ``most`` places, at a random offset that keeps their number."""
     places = int(np.prod(size)) if len(size) else 1
     step = 1
     while len(size) and np.prod([-(-s // step) for s in size]) > most and places > most:
         step += 1
-    return Lattice(tuple(size), tuple(int(rng.integers(min(step, s))) for s in size), step)
+    return Lattice(tuple(size), tuple(int(rng.integers((s - 1) % step + 1)) for s in size), step)
 
 
 @dataclass(eq=False)

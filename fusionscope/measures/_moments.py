@@ -86,7 +86,8 @@ def solve(m: Centred, cross: Float64[Tensor, "U K"], strength: float) -> Float64
         return torch.full_like(cross, torch.nan)
     weights = torch.cholesky_solve(cross, factor)
     power = (weights * (m.scatter @ weights)).sum(0) / m.weight
-    return torch.where(power > 0, weights / power.clamp(min=1e-300).sqrt(), 0.0)
+    # Targets lie in [0, 1]: scores that vary by less than this are rounding.
+    return torch.where(power > 1e-18, weights / power.clamp(min=1e-18).sqrt(), 0.0)
 
 
 def choose_strength(moments: Moments, sides: Sequence[Sequence[int]]) -> float:

@@ -38,7 +38,7 @@ class TapConcepts:
     ``1 - alpha`` interval, ``encoded = iou > null_high``, ``threshold`` of the total activation in standard deviations,
     ``prevalence`` the share of places that show the concept. ``reason`` says why something is NaN, and is empty
     otherwise. ``without`` ``[F, C]`` is the score with one fold left out, ``refit`` ``[R, C]`` half the difference
-    between two probes fitted on disjoint halves, ``sizes`` ``[F]`` the places of each fold.
+    between two probes fitted on disjoint halves, ``sizes`` ``[F]`` the places of each fold, ``strength`` the tap's λ.
     """
 
     iou: Float64[Array, "C"]
@@ -54,6 +54,7 @@ class TapConcepts:
     without: Float64[Array, "F C"]
     refit: Float64[Array, "R C"]
     sizes: Float64[Array, "F"]
+    strength: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,6 @@ class ConceptResult:
     z: float
     samples: int
     batches: int
-    strength: dict[str, float]
 
 
 class ConceptProbe(Instrument):
@@ -239,12 +239,11 @@ class ConceptProbe(Instrument):
         z, mean, sd = float("nan"), np.full(C * len(found), np.nan), np.full(C * len(found), np.nan)
         if self.permutations and any(not f.reason for f in found):
             z, mean, sd = family_bound(np.concatenate([f.null for f in found], 1), self.alpha)
-        with np.errstate(invalid="ignore"):  # z is infinite where a cell's null is all one value but for one
+        with np.errstate(invalid="ignore"):
             high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
         cells = [slice(i * C, (i + 1) * C) for i in range(len(found))]
         taps = {tap: self._tap(f, mean[cell], high[cell]) for tap, f, cell in zip(self.taps, found, cells, strict=True)}
-        strength = {tap: f.strength for tap, f in zip(self.taps, found, strict=True)}
-        return ConceptResult(taps, z, int(self.tally[0]), int(self.tally[1]), strength)
+        return ConceptResult(taps, z, int(self.tally[0]), int(self.tally[1]))
 
     def _tap(self, f: ProbeScores, null_mean: Array, null_high: Array) -> TapConcepts:
         places = float(f.sizes.sum())
@@ -283,6 +282,7 @@ class ConceptProbe(Instrument):
             np.where(told, without, np.nan),
             refit,
             sizes,
+            f.strength,
         )
 
 

@@ -25,25 +25,31 @@ def gram(x):
     return x @ x.T
 
 
+def rbf(x, bandwidth=0.5):
+    x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    d = np.array([[np.linalg.norm(a - b) for b in x] for a in x])
+    return np.exp(-(d**2) / (2 * (bandwidth * np.median(d[np.triu_indices(len(x), 1)])) ** 2))
+
+
 def ratio(cross):
     own = np.sqrt(np.diagonal(cross))
     return cross / own[:, None] / own
 
 
-def cka(taps, batches, orders, folds, alpha):
+def cka(taps, batches, orders, folds, alpha, kernel=gram, square=True):
     """Matrix, interval and null; ``batches`` are lists of features, ``orders`` the permutations of each batch."""
     from scipy.stats import t
 
     L, P = len(taps), len(orders[0])
     parts, chance, sizes = np.zeros((folds, L, L)), np.zeros((P, L, L)), np.zeros(folds)
     for b, features in enumerate(batches):
-        K = [gram(features[tap]) for tap in taps]
+        K = [kernel(features[tap]) for tap in taps]
         n = len(K[0])
         sizes[b % folds] += n
         for i, j in product(range(L), range(L)):
             parts[b % folds, i, j] += n * hsic1(K[i], K[j])
             for p, order in enumerate(orders[b]):
-                low, high = min(i, j), max(i, j)
+                low, high = (min(i, j), max(i, j)) if square else (i, j)
                 chance[p, i, j] += n * hsic1(K[low], K[high][np.ix_(order, order)])
     whole = parts.sum(0)
     matrix = ratio(whole)
@@ -57,7 +63,9 @@ def cka(taps, batches, orders, folds, alpha):
     width = t.ppf(1 - alpha / 2, len(used) - 1) * se
     own = np.sqrt(np.diagonal(whole))
     chance = chance / own[:, None] / own
-    largest = sorted(max(c[i, j] for i in range(L) for j in range(i + 1, L)) for c in chance)
+    # Not square: the cells of the rows a, b, c against the columns c, b.
+    cells = [(i, j) for i in range(L) for j in (range(i + 1, L) if square else (2, 1)) if i != j]
+    largest = sorted(max(c[cell] for cell in cells) for c in chance)
     bound = largest[math.ceil((1 - alpha) * (P + 1) - 1e-9) - 1]
     return {
         "matrix": matrix,

@@ -9,12 +9,15 @@ from typing import Any
 import measures_naive as naive
 import numpy as np
 import torch
+from concepts_naive import naive_concepts
+from measures_similarity import similarity_cases
 
 from fusionscope.measures import (
     CoalitionTable,
     ConceptProbe,
     EtaSquared,
     MinibatchCKA,
+    SemanticVariance,
     UnitDetectors,
     UnitStatistics,
     resolve_score,
@@ -37,6 +40,7 @@ class Case:
     reference: Callable[[Any, list], dict[str, np.ndarray]]
     cast: Callable[[list, torch.dtype], list]
     nothing: dict[str, tuple[Callable[[], list], str, str]] = field(default_factory=dict)
+    tolerance: float = 2e-6
 
 
 def feed_taps(metric, batch, index):
@@ -81,7 +85,11 @@ def cka_batches(seed=0, sizes=SIZES, change=lambda x: x):
 
 def cka_reference(metric, batches):
     orders = [metric.context(len(f["a"]), None, i).permutations.numpy() for i, (f, _) in enumerate(batches)]
-    return naive.cka(metric.taps, [f for f, _ in batches], orders, FOLDS, metric.alpha)
+    kernel = naive.rbf if metric.kernel == "rbf" else naive.gram
+    taps = ("a", "b", "c")
+    out = naive.cka(taps, [f for f, _ in batches], orders, FOLDS, metric.alpha, kernel, metric.taps == metric.against)
+    at = np.ix_([taps.index(t) for t in metric.taps], [taps.index(t) for t in metric.against])
+    return {key: value[at] for key, value in out.items()}
 
 
 def eta_batches(places, sizes=SIZES, seed=0, change=lambda x: x, labels=None):
@@ -188,9 +196,9 @@ def eta_case(name, places):
     return Case(name, make, lambda: eta_batches(places), feed_taps, fields, eta_reference, cast_taps, nan)
 
 
-def cka_case():
+def cka_case(name, **settings):
     def make(**kwargs):
-        return MinibatchCKA(["a", "b", "c"], permutations=19, folds=FOLDS, **kwargs)
+        return MinibatchCKA(["a", "b", "c"], permutations=19, folds=FOLDS, **settings, **kwargs)
 
     nan = {
         "constant": (lambda: cka_batches(change=lambda x: x * 0 + 0.3), "matrix", "do not differ"),
@@ -200,7 +208,38 @@ def cka_case():
         "one sample": (lambda: cka_batches(sizes=(1,)), "matrix", "fewer than 4 samples"),
         "one batch": (lambda: cka_batches(sizes=(13,)), "low", "fewer than 2 folds"),
     }
-    return Case("cka", make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
+    return Case(name, make, cka_batches, feed_taps, fields, cka_reference, cast_taps, nan)
+
+
+def concept_reference(metric, batches):
+    contexts = [metric.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    return naive_concepts(metric, [f for f, _ in batches], contexts)
+
+
+def concept_case(name, places, kind=ConceptProbe):
+    def make(**kwargs):
+        return kind(["a", "b"], CLASSES, permutations=19, folds=FOLDS, **kwargs)
+
+    def read(result):
+        out = fields(result)
+        return out | (fields(out.pop("probes", result.probes)) if hasattr(result, "probes") else {})
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    def batches(**kwargs):
+        return eta_batches(places, **({"sizes": SIZES * 2} | kwargs))
+
+    nan = {
+        "constant": (lambda: batches(change=lambda x: x * 0 + 0.3), "a.iou", "do not differ"),
+        "NaN": (lambda: batches(change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "infinite": (lambda: batches(change=lambda x: x / 0), "a.score", "not finite"),
+        "one class": (lambda: batches(labels=only(2)), "b.iou", "occurs nowhere|everywhere"),
+        "no label": (lambda: batches(labels=only(-1)), "b.null_mean", "no place|fewer than 2 folds"),
+        "one sample": (lambda: batches(sizes=(1,)), "b.iou", "fewer than 2 folds"),
+    }
+    case = Case(name, make, batches, feed_taps, read, concept_reference, cast_taps, nan, tolerance=1e-4)
+    return case
 
 
 def detector_reference(metric, batches):
@@ -290,13 +329,19 @@ def statistics_case(name, places):
 CASES = {
     case.name: case
     for case in [
-        cka_case(),
-        detector_case("detectors-samples", 0),
-        detector_case("detectors-steps", 1),
-        detector_case("detectors-pixels", 2),
+        cka_case("cka"),
+        cka_case("cka-against", against=["c", "b"]),
+        cka_case("cka-rbf", kernel="rbf"),
         eta_case("eta-samples", 0),
         eta_case("eta-steps", 1),
         eta_case("eta-pixels", 2),
+        concept_case("concepts-samples", 0),
+        concept_case("concepts-steps", 1),
+        concept_case("concepts-pixels", 2),
+        concept_case("semantic-variance", 0, SemanticVariance),
+        detector_case("detectors-samples", 0),
+        detector_case("detectors-steps", 1),
+        detector_case("detectors-pixels", 2),
         net2vec_case("net2vec-pixels", 2, "net2vec"),
         net2vec_case("net2vec-raw-samples", 0, "net2vec-raw"),
         statistics_case("statistics-samples", 0),
@@ -304,6 +349,7 @@ CASES = {
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),
+        *similarity_cases(Case, feed_taps, cast_taps, fields),
     ]
 }
 

@@ -13,7 +13,9 @@ from torchmetrics import Metric
 from fusionscope.errors import InputError
 from fusionscope.measures import EtaSquared, Instrument, MinibatchCKA
 
-tap_cases = pytest.mark.parametrize("name", ["cka", "eta-samples", "eta-steps", "eta-pixels"])
+TAP_CASES = ["cka", "cka-rbf", "eta-samples", "eta-steps", "eta-pixels"]
+TAP_CASES += ["whole-image", "whole-location", "pairwise", "channels-image", "channels-location"]
+tap_cases = pytest.mark.parametrize("name", TAP_CASES)
 
 
 class Plain(Metric):

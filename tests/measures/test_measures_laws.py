@@ -31,7 +31,7 @@ def check_reference(case, dtype=torch.float32, **broken):
     batches = case.cast(case.batches(), dtype)
     wide = case.cast(batches, torch.float64)
     wanted = case.reference(case.make(), wide)
-    assert_same(run(case, batches, **broken), wanted, rtol=2e-6, atol=2e-6)
+    assert_same(run(case, batches, **broken), wanted, rtol=case.tolerance, atol=case.tolerance)
 
 
 def check_merge(case, make=None):

@@ -1,4 +1,4 @@
-"""Pure functions of tensors behind the instruments."""
+"""Pure functions of tensors behind the instruments; the measures of similarity and variance take NumPy arrays too."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._arrays import as_tensor as as_tensor
     from ._cka import centred_gram as centred_gram
+    from ._cka import cka as cka
     from ._cka import hsic1 as hsic1
-    from ._cka import linear_cka as linear_cka
     from ._cka import u_center as u_center
     from ._concepts import JointScore as JointScore
     from ._concepts import joint_score as joint_score
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._scores import resolve_score as resolve_score
+    from ._similarity import channel_correlation as channel_correlation
+    from ._similarity import mutual_knn as mutual_knn
+    from ._similarity import procrustes as procrustes
+    from ._similarity import rsa as rsa
+    from ._similarity import svcca as svcca
     from ._units import class_selectivity_index as class_selectivity_index
     from ._units import effective_rank as effective_rank
     from ._units import participation_ratio as participation_ratio
@@ -35,8 +41,11 @@ __getattr__, __dir__ = attach(
     {
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
+        "as_tensor": "_arrays",
         "binarise": "_net2vec",
         "centred_gram": "_cka",
+        "channel_correlation": "_similarity",
+        "cka": "_cka",
         "class_selectivity_index": "_units",
         "effective_rank": "_units",
         "eta_squared": "_variance",
@@ -44,14 +53,17 @@ __getattr__, __dir__ = attach(
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
         "joint_score": "_concepts",
-        "linear_cka": "_cka",
+        "mutual_knn": "_similarity",
         "net2vec_fit": "_net2vec",
         "net2vec_maps": "_net2vec",
         "pack_bits": "_maps",
         "participation_ratio": "_units",
+        "procrustes": "_similarity",
         "resolve_score": "_scores",
+        "rsa": "_similarity",
         "semantic_variance": "_concepts",
         "set_iou": "_concepts",
+        "svcca": "_similarity",
         "u_center": "_cka",
         "unpack_bits": "_maps",
         "variance_shares": "_variance",
@@ -61,8 +73,11 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "JointScore",
     "Net2VecFit",
+    "as_tensor",
     "binarise",
     "centred_gram",
+    "channel_correlation",
+    "cka",
     "class_selectivity_index",
     "effective_rank",
     "eta_squared",
@@ -70,14 +85,17 @@ __all__ = [
     "grouped_jackknife",
     "hsic1",
     "joint_score",
-    "linear_cka",
+    "mutual_knn",
     "net2vec_fit",
     "net2vec_maps",
     "pack_bits",
     "participation_ratio",
+    "procrustes",
     "resolve_score",
+    "rsa",
     "semantic_variance",
     "set_iou",
+    "svcca",
     "u_center",
     "unpack_bits",
     "variance_shares",

@@ -1,21 +1,61 @@
-"""Linear centred kernel alignment (CKA) and the unbiased HSIC behind it."""
+"""Centred kernel alignment (CKA) and the unbiased HSIC behind it."""
 
 import torch
 from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
-from fusionscope.errors import InputError
+from fusionscope.errors import InputError, did_you_mean
+
+from ._arrays import ArrayLike, as_tensor, paired
 
 # Below this share of the kernel's own power, what U-centring leaves is rounding of a float32 Gram matrix.
 ROUNDING = 1e-12
 
 
-def centred_gram(x: Num[Tensor, "n *features"]) -> Float64[Tensor, "n n"]:
+# Columns per step on a CPU: a block of them stays in the cache between centring and the product.
+COLUMNS = 4096
+
+
+def scaled_gram(x: Num[Tensor, "n *features"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, ""]]:
+    """Gram matrix of nearly centred samples, times the square of a power of two; both in the features' precision.
+
+    ``K = s² Y Yᵀ`` with ``Y = X - m``, ``m`` the mean of about 8 of the samples: what it leaves of the mean is of the
+    size of the spread, and goes when ``K`` is centred in float64. The scale ``s`` keeps ``K`` from overflowing. A value
+    that is not finite makes the whole of ``K`` NaN.
+    """
+    x = x.detach().flatten(1)
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    n, D = x.shape
+    K, one = x.new_zeros(n, n), x.new_ones(())
+    if not x.numel():
+        return K, one
+    on_cpu = x.device.type == "cpu"
+    shift = x[:: max(n // 8, 1)].mean(0)
+    # Over two rows: the first may be the mean itself.
+    exponent = torch.frexp((x[[0, n // 2]] - shift).abs().amax()).exponent.clamp(-100, 100)
+    scale = torch.ldexp(one, -exponent)
+    # Reading a number back costs nothing on a CPU; there, one pass less where nothing can overflow.
+    needless = on_cpu and abs(int(exponent)) < 30
+    scale = one if needless else scale
+    shift = shift if needless else shift * -scale
+    half, step = n // 2, COLUMNS if on_cpu else D
+    for start in range(0, D, step):
+        part, mean = x[:, start : start + step], shift[start : start + step]
+        # Multiplying by a power of two is exact: this is the difference of X and m, rounded once.
+        y = part - mean if needless else torch.addcmul(mean, part, scale)
+        K[:half].addmm_(y[:half], y.T)
+        K[half:, half:].addmm_(y[half:], y[half:].T)
+    K[half:, :half] = K[:half, half:].T
+    sound = (K.diagonal().sum() * 0.0).add_(1.0)
+    return K.mul_(sound), scale
+
+
+def centred_gram(x: Num[ArrayLike, "n *features"]) -> Float64[Tensor, "n n"]:
     """Gram matrix of the samples after subtracting their mean, safe where the mean is far larger than the spread.
 
-    ``K = Y Yᵀ`` with ``Y = X - mean(X)``. Features are first shifted by sample 0 (exact where the spread is small),
-    then centred and scaled in their own precision (half types in float32); the product is scaled back in float64.
-    A constant ``x`` gives exact zeros, a value that is not finite gives NaN everywhere.
+    ``K = Y Yᵀ`` with ``Y = X - mean(X)``. The mean (of some samples) is subtracted before the product, which is
+    made in the features' own precision (half types in float32); what is left of it is removed from ``K`` in float64.
+    A constant ``x`` gives zeros up to rounding, a value that is not finite gives NaN everywhere.
 
     Args:
         x: features, one sample per row, any unit.
@@ -24,27 +64,19 @@ def centred_gram(x: Num[Tensor, "n *features"]) -> Float64[Tensor, "n n"]:
     >>> centred_gram(torch.tensor([[10001.0], [10005.0]])).tolist()
     [[4.0, -4.0], [-4.0, 4.0]]
     """
-    y = x.detach().flatten(1)
-    y = y if y.dtype in (torch.float32, torch.float64) else y.float()
-    y = y - y[:1]
-    y -= y.mean(0, keepdim=True)
-    if not y.shape[1]:
-        return torch.zeros(len(y), len(y), dtype=torch.float64, device=y.device)
-    largest = torch.linalg.vector_norm(y, torch.inf)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    y /= scale
-    finite = largest.isfinite().double()
-    return (y @ y.T).double() * scale.double().square() * finite / finite
+    scaled, scale = scaled_gram(as_tensor(x))
+    K = scaled.double() / scale.double().square()
+    return K - K.mean(0) - K.mean(1, keepdim=True) + K.mean() if len(K) else K
 
 
-def u_center(K: Float[Tensor, "*batch n n"]) -> Float64[Tensor, "*batch n n"]:
+def u_center(K: Num[ArrayLike, "*batch n n"]) -> Float64[Tensor, "*batch n n"]:
     """U-centred kernel: zero diagonal, and rows and columns that sum to zero.
 
     ``Ã_ij = K_ij - Σ_l K_il/(n-2) - Σ_k K_kj/(n-2) + Σ_kl K_kl/((n-1)(n-2))`` over off-diagonal entries, ``Ã_ii = 0``.
     Source: Székely and Rizzo 2014, doi:10.1214/14-AOS1255.
 
     Args:
-        K: kernel matrices of ``n >= 4`` samples.
+        K: symmetric kernel matrices of ``n >= 4`` samples.
 
     Raises:
         InputError: fewer than 4 samples.
@@ -54,17 +86,25 @@ def u_center(K: Float[Tensor, "*batch n n"]) -> Float64[Tensor, "*batch n n"]:
     >>> u_center(x @ x.T).sum(0).abs().max() < 1e-12
     tensor(True)
     """
+    K = as_tensor(K)
+    if K.shape[-1] < 4:
+        raise InputError(f"expected a kernel of at least 4 samples, got {K.shape[-1]}; use a larger batch")
+    return u_center_(K.to(torch.float64, copy=True))
+
+
+def u_center_(K: Float64[Tensor, "*batch n n"]) -> Float64[Tensor, "*batch n n"]:
+    """As ``u_center``, of symmetric kernels and in their own memory."""
     n = K.shape[-1]
-    if n < 4:
-        raise InputError(f"expected a kernel of at least 4 samples, got {n}; use a larger batch")
-    eye = torch.eye(n, dtype=torch.bool, device=K.device)
-    A = K.double().masked_fill(eye, 0.0)
-    rows, columns = A.sum(-1, keepdim=True), A.sum(-2, keepdim=True)
-    total = rows.sum(-2, keepdim=True)
-    return (A - rows / (n - 2) - columns / (n - 2) + total / ((n - 1) * (n - 2))).masked_fill(eye, 0.0)
+    K.diagonal(dim1=-2, dim2=-1).zero_()
+    rows = K.sum(-1)
+    shift = rows / (n - 2) - rows.sum(-1, keepdim=True) / (2 * (n - 1) * (n - 2))
+    K -= shift.unsqueeze(-1)
+    K -= shift.unsqueeze(-2)
+    K.diagonal(dim1=-2, dim2=-1).zero_()
+    return K
 
 
-def hsic1(K: Float[Tensor, "*batch n n"], L: Float[Tensor, "*batch n n"]) -> Float64[Tensor, "*batch"]:
+def hsic1(K: Num[ArrayLike, "*batch n n"], L: Num[ArrayLike, "*batch n n"]) -> Float64[Tensor, "*batch"]:
     """Unbiased Hilbert-Schmidt independence criterion of two symmetric kernels.
 
     ``HSIC1 = <Ã, B̃> / (n(n-3))`` with the U-centred kernels, which equals
@@ -86,29 +126,73 @@ def hsic1(K: Float[Tensor, "*batch n n"], L: Float[Tensor, "*batch n n"]) -> Flo
     return (u_center(K) * u_center(L)).sum((-2, -1)) / (n * (n - 3))
 
 
-def linear_cka(
-    x: Num[Tensor, "n *xfeatures"], y: Num[Tensor, "n *yfeatures"], *, unbiased: bool = True
-) -> Float64[Tensor, ""]:
-    """Linear CKA of two representations of the same samples.
+def rbf_gram(K: Num[Tensor, "n n"], bandwidth: float) -> Float64[Tensor, "n n"]:
+    """Gaussian kernel of samples whose linear kernel is ``K``; NaN where more than half of the samples coincide.
 
-    ``HSIC(K, L) / (sqrt(HSIC(K, K)) sqrt(HSIC(L, L)))`` with ``K = XXᵀ``, ``L = YYᵀ``: ``unbiased=True`` takes HSIC1
-    (it may be below 0 or above 1, and is not clamped), ``False`` takes ``||YcᵀXc||²/(||XcᵀXc|| ||YcᵀYc||)``. No unit.
-    Invariant to rotation, isotropic scale and translation. Source: arXiv 1905.00414, 2010.15327.
-    NaN where one side is constant or not finite.
+    ``exp(-d²/(2σ²))`` with the Euclidean distance ``d`` and ``σ = bandwidth · median(d)`` over pairs of samples.
+    """
+    own = K.double().diagonal()
+    squares = (own[:, None] + own - 2 * K.double()).relu()
+    n = len(K)
+    rows, columns = torch.triu_indices(n, n, 1, device=K.device)
+    distances = squares[rows, columns].sqrt().sort().values
+    if not len(distances):
+        return torch.full_like(squares, torch.nan)
+    median = (distances[len(distances) // 2] + distances[(len(distances) - 1) // 2]) / 2
+    sigma2 = torch.where(median.square() > ROUNDING * own.amax(), bandwidth * median, torch.nan).square()
+    return torch.exp(squares / (-2 * sigma2))
+
+
+def cka(
+    x: Num[ArrayLike, "n *xfeatures"],
+    y: Num[ArrayLike, "n *yfeatures"],
+    estimator: str = "unbiased",
+    kernel: str = "linear",
+    bandwidth: float = 0.5,
+) -> Float64[Tensor, ""]:
+    """Centred kernel alignment of two representations of the same samples.
+
+    ``HSIC(K, L) / (sqrt(HSIC(K, K)) sqrt(HSIC(L, L)))`` of the kernels ``K`` of ``x`` and ``L`` of ``y``. "unbiased"
+    takes HSIC1 (the value may be below 0 or above 1, and is not clamped); "biased" takes ``tr(HKHL)`` with
+    ``H = I - 11ᵀ/n``, for linear kernels ``||YcᵀXc||²/(||XcᵀXc|| ||YcᵀYc||)``. No unit. Invariant to rotation,
+    isotropic scale and translation of either side, not to other linear maps. Any ``n >= 4``, also fewer samples than
+    features; there the biased value tends to 1 whatever the data. Source: arXiv 1905.00414, 2010.15327.
+
+    NaN where one side is constant or not finite, or its samples are all equally distant.
+
+    Args:
+        x, y: features, one sample per row; locations are flattened into features.
+        estimator: "unbiased" or "biased".
+        kernel: "linear", ``XXᵀ``; or "rbf", ``exp(-d²/(2σ²))``.
+        bandwidth: ``σ`` of the Gaussian kernel as a multiple of the median distance between samples.
 
     Raises:
-        InputError: unbiased with fewer than 4 samples.
+        InputError: an unknown word, a bandwidth that is not positive, or "unbiased" with fewer than 4 samples.
 
     >>> import torch
     >>> x = torch.arange(1.0, 6.0)[:, None]
-    >>> round(linear_cka(x, x**2).item(), 6), round(linear_cka(x, x**2, unbiased=False).item(), 6)
+    >>> round(cka(x, x**2).item(), 6), round(cka(x, x**2, "biased").item(), 6)
     (0.984602, 0.962567)
     """
-    K, L = centred_gram(x), centred_gram(y)
-    power = torch.stack([K.square().sum(), L.square().sum()]) / max(len(K) * (len(K) - 3), 1)
-    if unbiased:
-        cross, own = hsic1(K, L), torch.stack([hsic1(K, K), hsic1(L, L)])
+    check_word("estimator", estimator, ("unbiased", "biased"))
+    check_word("kernel", kernel, ("linear", "rbf"))
+    if not bandwidth > 0:
+        raise InputError(f"expected bandwidth > 0, a multiple of the median distance, got {bandwidth}")
+    K, L = (centred_gram(t) for t in paired(x, y))
+    if kernel == "rbf":
+        K, L = rbf_gram(K, bandwidth), rbf_gram(L, bandwidth)
+    n = len(K)
+    power = torch.stack([K.square().sum(), L.square().sum()])
+    if estimator == "unbiased":
+        K, L = u_center(K), u_center(L)
     else:
-        cross, own = (K * L).sum(), torch.stack([K.square().sum(), L.square().sum()])
+        K, L = (A - A.mean(0) - A.mean(1, keepdim=True) + A.mean() if n else A for A in (K, L))
+    own = torch.stack([K.square().sum(), L.square().sum()])
     own = torch.where(own > ROUNDING * power, own, torch.nan)
-    return cross / own.sqrt().prod()
+    return (K * L).sum() / own.sqrt().prod()
+
+
+def check_word(what: str, word: str, options: tuple[str, ...]) -> None:
+    """Raise an error where ``word`` is none of ``options``."""
+    if word not in options:
+        raise InputError(f"expected {what} to be one of {list(options)}, got {word!r}.{did_you_mean(word, options)}")

@@ -67,8 +67,7 @@ def family_bound(
     gap = centred - others
     # A cell whose other permutations all agree cannot be standardised: no gap is no news, any gap beats every bound.
     flat = spread <= 1e-12 * np.abs(x).max(0)
-    some = np.where(gap > 0, np.inf, -np.inf)
-    scores = np.where(flat, np.where(np.abs(gap) <= 1e-12 * np.abs(x).max(0), 0.0, some), 0.0)
+    scores = np.where(flat, np.where(np.abs(gap) <= 1e-12 * np.abs(x).max(0), 0.0, np.copysign(np.inf, gap)), 0.0)
     np.divide(gap, spread, out=scores, where=~flat)
     return float(np.sort(scores.max(1))[rank - 1]), mean, sd
 

@@ -1,17 +1,19 @@
 """How much of a unit's variance the classes explain."""
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int, Num
 from torch import Tensor
 
 from fusionscope.errors import InputError
+
+from ._arrays import ArrayLike, as_tensor
 
 # A spread below 3e-7 of the mean is the rounding of float32 values.
 CONSTANT = 1e-13
 
 
 def variance_shares(
-    counts: Float64[Tensor, "C"], sums: Float64[Tensor, "*P C U"], squares: Float64[Tensor, "*P U"]
+    counts: Num[ArrayLike, "C"], sums: Num[ArrayLike, "*P C U"], squares: Num[ArrayLike, "*P U"]
 ) -> tuple[Float64[Tensor, "*P cells U"], Float64[Tensor, "*P cells U"]]:
     """Eta squared and its bias-corrected form from class sums, for all classes together and for each against the rest.
 
@@ -35,6 +37,7 @@ def variance_shares(
     >>> eta2.flatten(), epsilon2.flatten()
     (tensor([0.8571, 0.8571, 0.8571], dtype=torch.float64), tensor([0.8214, 0.8214, 0.8214], dtype=torch.float64))
     """
+    counts, sums, squares = (as_tensor(t).double() for t in (counts, sums, squares))
     N, n = counts.sum(), counts[:, None]
     mean = sums.sum(-2, keepdim=True) / N
     sst = squares - N * mean.squeeze(-2).square()
@@ -51,7 +54,7 @@ def variance_shares(
 
 
 def eta_squared(
-    x: Float[Tensor, "n U"], labels: Int[Tensor, "n"], classes: int | None = None
+    x: Num[ArrayLike, "n U"], labels: Int[ArrayLike, "n"], classes: int | None = None
 ) -> tuple[Float64[Tensor, "cells U"], Float64[Tensor, "cells U"]]:
     """Eta squared and epsilon squared of units given one label per row; see ``variance_shares`` for the formula.
 
@@ -68,6 +71,7 @@ def eta_squared(
     >>> eta2.flatten()
     tensor([1., 1., 1.], dtype=torch.float64)
     """
+    x, labels = as_tensor(x), as_tensor(labels)
     keep = labels >= 0
     x, labels = x[keep].double(), labels[keep].long()
     top = int(labels.max()) + 1 if len(labels) else 0
