@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ._coalitions import CoalitionTable as CoalitionTable
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
+    from ._detectors import DetectorResult as DetectorResult
+    from ._detectors import TapDetectors as TapDetectors
+    from ._detectors import UnitDetectors as UnitDetectors
     from ._eta import EtaResult as EtaResult
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from ._semantic import Profile as Profile
     from ._semantic import SemanticVariance as SemanticVariance
     from ._semantic import VarianceResult as VarianceResult
+    from ._unit_statistics import StatisticsResult as StatisticsResult
+    from ._unit_statistics import TapStatistics as TapStatistics
+    from ._unit_statistics import UnitStatistics as UnitStatistics
     from ._whole_cka import CKA as CKA
     from ._whole_cka import WholeCKAResult as WholeCKAResult
     from .functional._scores import Score as Score
@@ -47,6 +53,7 @@ __getattr__, __dir__ = attach(
         "CoalitionTable": "_coalitions",
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
+        "DetectorResult": "_detectors",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
@@ -60,8 +67,13 @@ __getattr__, __dir__ = attach(
         "RemovalRow": "_coalitions",
         "Score": "functional._scores",
         "SemanticVariance": "_semantic",
+        "StatisticsResult": "_unit_statistics",
         "TapConcepts": "_probe",
+        "TapDetectors": "_detectors",
         "TapEta": "_eta",
+        "TapStatistics": "_unit_statistics",
+        "UnitDetectors": "_detectors",
+        "UnitStatistics": "_unit_statistics",
         "VarianceResult": "_semantic",
         "WholeCKAResult": "_whole_cka",
         "functional": "",
@@ -77,6 +89,7 @@ __all__ = [
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
+    "DetectorResult",
     "EtaResult",
     "EtaSquared",
     "Instrument",
@@ -90,8 +103,13 @@ __all__ = [
     "RemovalRow",
     "Score",
     "SemanticVariance",
+    "StatisticsResult",
     "TapConcepts",
+    "TapDetectors",
     "TapEta",
+    "TapStatistics",
+    "UnitDetectors",
+    "UnitStatistics",
     "VarianceResult",
     "WholeCKAResult",
     "resolve_score",

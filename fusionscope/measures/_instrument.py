@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_max
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fusionscope.errors import InputError
@@ -15,13 +16,13 @@ from fusionscope.errors import InputError
 InstrumentT = TypeVar("InstrumentT", bound="Instrument")
 
 
-def join(a: Any, b: Any) -> Any:
-    """Combine two values of one state: lists are chained, tensors added; a tensor without entries counts as zero."""
+def join(a: Any, b: Any, how: Callable = torch.add) -> Any:
+    """Combine two values of one state: lists are chained, tensors added (or ``how``); no entries, no part."""
     if isinstance(a, list):
         return a + [t.clone() for t in b]
     if not b.numel():
         return a
-    return a + b.to(a.device) if a.numel() else b.to(a.device).clone()
+    return how(a, b.to(a.device)) if a.numel() else b.to(a.device).clone()
 
 
 class Instrument(Metric):
@@ -38,8 +39,8 @@ class Instrument(Metric):
 
     Three things hold that ``torchmetrics.Metric`` alone does not give: states keep their float64 through ``.half()``,
     ``.to(torch.bfloat16)`` and the like; ``full_state_update`` is False; ``merge`` (and ``merge_state``) drops a
-    computed value that is out of date. A state is a sum (an entry-less tensor before the first batch counts as zero) or
-    a list that is chained; float64 rules out devices without it (MPS).
+    computed value that is out of date. A state is a sum or a largest value ("max"; an entry-less tensor before the
+    first batch is left out) or a list that is chained; float64 rules out devices without it (MPS).
 
     >>> from fusionscope.measures import MinibatchCKA
     >>> MinibatchCKA(["a"]).to(torch.bfloat16).hsic.dtype
@@ -130,7 +131,19 @@ class Instrument(Metric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         with torch.inference_mode(False), torch.no_grad():
             for name in self._defaults:
-                setattr(self, name, join(getattr(self, name), incoming_state[name]))
+                setattr(self, name, join(getattr(self, name), incoming_state[name], self._how(name)))
+
+    def _how(self, name: str) -> Callable:
+        return torch.maximum if self._reductions[name] is dim_zero_max else torch.add
+
+    def accumulate(self, name: str, value: Tensor) -> None:
+        """Add ``value`` to a sum, or raise a "max" state to it."""
+        state, value = getattr(self, name), value.to(self.device)
+        with torch.inference_mode(False):
+            if state.numel():
+                self._how(name)(state, value, out=state)
+            else:
+                setattr(self, name, value.clone())
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
         # torchmetrics stacks, which fails where a rank has seen no batch and its states are still without entries.
@@ -141,7 +154,11 @@ class Instrument(Metric):
                 whole = torch.cat(state) if state else self._no_rows(name).to(self.device)
                 setattr(self, name, [part for part in dist_sync_fn(whole, group=group) if part.numel()])
             else:
-                setattr(self, name, functools.reduce(join, dist_sync_fn(state, group=group)))
+                setattr(
+                    self,
+                    name,
+                    functools.reduce(functools.partial(join, how=self._how(name)), dist_sync_fn(state, group=group)),
+                )
 
     def _no_rows(self, name: str) -> Tensor:
         raise NotImplementedError

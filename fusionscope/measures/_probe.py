@@ -1,7 +1,8 @@
 """Concept probes: how well each concept can be read off each tap, on samples the probe has not seen."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,19 @@ from fusionscope.errors import InputError, did_you_mean
 
 from ._concepts import ConceptContext, concept_context
 from ._instrument import Instrument
+from ._net2vec import Net2Vec
 from ._ridge import Ridge
 from ._scores import ProbeScores
 from .functional._resampling import bound_rank, family_bound, grouped_jackknife
 
 Array = np.ndarray
 LIMIT = 4e9
-ESTIMATORS = {"ridge": Ridge}
+ESTIMATORS: dict[str, Callable[[], Any]] = {
+    "ridge": Ridge,
+    "net2vec": Net2Vec,
+    "net2vec-raw": partial(Net2Vec, raw=True),
+    "net2vec-published": partial(Net2Vec, "published"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,12 @@ class ConceptProbe(Instrument):
     fitted without its fold, and each fold's threshold is the best one of the other folds. λ is one for a tap, chosen on
     halves. Weights are mixed at feature resolution; concept maps are upsampled bilinearly to the masks.
 
+    ``net2vec`` learns the weights by gradient descent (``net2vec_fit``) on the 512 samples with the smallest hashes, in
+    three passes: each unit is compared with the value that 0.5 % of its activations exceed (range, histogram), and the
+    binary maps are kept. ``net2vec-published`` has the published loss and settings, ``net2vec`` stable ones, and
+    ``net2vec-raw`` the stable ones on activations as they are, in one pass. All are fitted on 7 of 10 folds and scored
+    on the others; thresholds are probabilities. Slow: each permutation of the null is a fit.
+
     Null: ``permutations`` refits with masks and features paired across the samples of a batch; ``null_high`` is
     family-wise over taps and concepts (``family_bound``). Interval: Student's, from a jackknife over folds.
 
@@ -85,7 +98,7 @@ class ConceptProbe(Instrument):
     Args:
         taps: names, in the order of the result.
         concepts: their number C.
-        estimator: "ridge".
+        estimator: "ridge", "net2vec", "net2vec-raw" or "net2vec-published".
         folds: at least 2.
         permutations: of the null; at least ``1/alpha - 1``, or 0 for none.
         places: most places scored per mask.
@@ -145,8 +158,9 @@ class ConceptProbe(Instrument):
         self.method = ESTIMATORS[estimator]()
         self.passes = self.method.passes
         for name, nothing in self.method.states().items():
+            how = self.method.reductions.get(name, "sum")
             for i in range(len(self.taps)):
-                self.add_state(f"{name}_{i}", nothing.clone(), "sum")
+                self.add_state(f"{name}_{i}", [] if how == "cat" else nothing.clone(), how)
         self.add_state("tally", torch.zeros(2, dtype=torch.int64), "sum")  # samples, batches
         self.add_state("misfits", torch.zeros(len(self.taps), dtype=torch.int64), "sum")
 
@@ -155,8 +169,11 @@ class ConceptProbe(Instrument):
         names = ("taps", "concepts", "estimator", "folds", "permutations", "places", "alpha", "seed")
         return {k: getattr(self, k) for k in names}
 
-    def state(self, name: str, tap: int) -> Tensor:
-        """Return one tap's sum."""
+    def _no_rows(self, name: str) -> Tensor:
+        return torch.zeros(0, 0, dtype=torch.uint8)
+
+    def state(self, name: str, tap: int) -> Any:
+        """Return one tap's sum, or list of rows."""
         return getattr(self, f"{name}_{tap}")
 
     def add(self, name: str, tap: int, parts: int, index: int, value: Tensor) -> Tensor:
@@ -230,7 +247,9 @@ class ConceptProbe(Instrument):
 
     def _tap(self, f: ProbeScores, null_mean: Array, null_high: Array) -> TapConcepts:
         places = float(f.sizes.sum())
-        reason = np.array([f.reason or _reason(p, places) for p in f.positives], dtype=object)
+        own = [""] * self.concepts if f.untold is None else f.untold
+        reason = [f.reason or _reason(p, places) or str(why) for p, why in zip(f.positives, own, strict=True)]
+        reason = np.array(reason, dtype=object)
         told = reason == ""
         used = f.sizes > 0
         hit, union = f.hit[used], f.union[used]

@@ -50,6 +50,7 @@ class Ridge:
     """The ``ridge`` estimator of ``ConceptProbe``; holds what one pass hands to the next."""
 
     passes = 2
+    reductions: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.fitted: list[Fitted | str] = []

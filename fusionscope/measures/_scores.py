@@ -1,6 +1,7 @@
 """From histograms of scores to set IoUs at thresholds that were fitted elsewhere."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ class ProbeScores:
 
     ``hit`` and ``union`` are counts by fold and concept (their sums give the set IoU); ``null`` the IoU under each
     permutation; ``refit`` the IoU of both sides of each half split; ``positives`` of each concept and places of each
-    fold (``sizes``) were scored.
+    fold (``sizes``) were scored; ``untold`` says why a concept has no value, ``reason`` why none has.
     """
 
     hit: Float64[Array, "F C"]
@@ -29,6 +30,7 @@ class ProbeScores:
     sizes: Float64[Array, "F"]
     strength: float
     reason: str
+    untold: Any = None
 
 
 def edge(bin: Num[Array, "*shape"]) -> Float64[Array, "*shape"]:

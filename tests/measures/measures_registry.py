@@ -18,8 +18,11 @@ from fusionscope.measures import (
     EtaSquared,
     MinibatchCKA,
     SemanticVariance,
+    UnitDetectors,
+    UnitStatistics,
     resolve_score,
 )
+from fusionscope.measures._quantiles import BINS
 
 FOLDS, CLASSES = 3, 5
 SIZES = (7, 11, 5, 13)
@@ -56,7 +59,8 @@ def fields(result):
     out = {}
     for key, value in vars(result).items():
         if isinstance(value, dict):
-            out |= {f"{tap}.{k}": v for tap, part in value.items() for k, v in fields(part).items()}
+            parts = {tap: part for tap, part in value.items() if hasattr(part, "__dict__")}
+            out |= {f"{tap}.{k}": v for tap, part in parts.items() for k, v in fields(part).items()}
         elif isinstance(value, np.ndarray) or (isinstance(value, float | int) and not isinstance(value, bool)):
             out[key] = np.asarray(value)
     return out
@@ -238,6 +242,90 @@ def concept_case(name, places, kind=ConceptProbe):
     return case
 
 
+def detector_reference(metric, batches):
+    metric.stage = 2
+    contexts = [metric.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    plain = [({k: v.double().numpy() for k, v in f.items()}, t.numpy()) for f, t in batches]
+    return naive.detectors(metric.taps, plain, contexts, metric.concepts, metric.quantile, BINS)
+
+
+def detector_case(name, places):
+    def make(**kwargs):
+        return UnitDetectors(["a", "b"], CLASSES, quantile=0.3, **kwargs)
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "constant": (lambda: eta_batches(places, change=lambda x: x * 0 + 0.3), "a.iou", "constant"),
+        "NaN": (lambda: eta_batches(places, change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "infinite": (lambda: eta_batches(places, change=lambda x: x / 0), "a.best_iou", "not finite"),
+        "one class": (lambda: eta_batches(places, labels=only(2)), "a.iou", "no labelled place"),
+        "no label": (lambda: eta_batches(places, labels=only(-1)), "b.iou", "no place is labelled"),
+        "one sample": (lambda: eta_batches(places, sizes=(1,), seed=1), "a.iou", "no labelled place|constant"),
+    }
+    return Case(name, make, lambda: eta_batches(places), feed_taps, fields, detector_reference, cast_taps, nan)
+
+
+def statistics_batches(places, **kwargs):
+    """As ``eta_batches``, with tap "a" after a ReLU and a dead unit."""
+    change = kwargs.pop("change", lambda x: x)
+    alive = torch.tensor([1.0, 1.0, 0.0])
+
+    def rectify(x):
+        return change(x.relu() * alive.view(-1, *[1] * (x.ndim - 2)))
+
+    return eta_batches(places, change=rectify, **kwargs)
+
+
+def statistics_reference(metric, batches):
+    plain = [({k: v.double().numpy() for k, v in f.items()}, t.numpy()) for f, t in batches]
+    return naive.unit_statistics(metric.taps, plain, metric.classes, 0.9)
+
+
+def net2vec_reference(probe, batches):
+    contexts = [probe.context(len(t), t, i) for i, (_, t) in enumerate(batches)]
+    return naive.net2vec(probe.taps, batches, contexts, probe, BINS)
+
+
+def net2vec_case(name, places, estimator):
+    """Few steps on a subsample."""
+
+    def make(**kwargs):
+        probe = ConceptProbe(["a", "b"], CLASSES, estimator=estimator, permutations=3, alpha=0.25, **kwargs)
+        probe.method.steps, probe.method.keep, probe.method.quantile = 11, 31, 0.3
+        return probe
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "constant": (lambda: eta_batches(places, change=lambda x: x * 0 + 0.3), "a.iou", "do not differ"),
+        "NaN": (lambda: eta_batches(places, change=lambda x: x * torch.nan), "a.iou", "not finite"),
+        "one class": (lambda: eta_batches(places, labels=only(2)), "a.iou", "occurs nowhere|everywhere"),
+        "no label": (lambda: eta_batches(places, labels=only(-1)), "b.iou", "no place has a known"),
+        "one sample": (lambda: eta_batches(places, sizes=(1,)), "b.iou", "fewer than 2 folds"),
+    }
+    return Case(name, make, lambda: eta_batches(places), feed_taps, fields, net2vec_reference, cast_taps, nan)
+
+
+def statistics_case(name, places):
+    def make(**kwargs):
+        return UnitStatistics(["a", "b"], CLASSES, **kwargs)
+
+    def only(label):
+        return lambda target: torch.where(target >= 0, label, -1)
+
+    nan = {
+        "NaN": (lambda: statistics_batches(places, change=lambda x: x * torch.nan), "a.mean", "not finite"),
+        "infinite": (lambda: statistics_batches(places, change=lambda x: x + torch.inf), "a.sd", "not finite"),
+        "negative": (lambda: statistics_batches(places, change=lambda x: x - 9), "a.selectivity", "negative"),
+        "one class": (lambda: statistics_batches(places, labels=only(2)), "a.selectivity", "only one class"),
+        "no label": (lambda: statistics_batches(places, labels=only(-1)), "b.selectivity", "no row"),
+    }
+    return Case(name, make, lambda: statistics_batches(places), feed_taps, fields, statistics_reference, cast_taps, nan)
+
+
 CASES = {
     case.name: case
     for case in [
@@ -251,6 +339,13 @@ CASES = {
         concept_case("concepts-steps", 1),
         concept_case("concepts-pixels", 2),
         concept_case("semantic-variance", 0, SemanticVariance),
+        detector_case("detectors-samples", 0),
+        detector_case("detectors-steps", 1),
+        detector_case("detectors-pixels", 2),
+        net2vec_case("net2vec-pixels", 2, "net2vec"),
+        net2vec_case("net2vec-raw-samples", 0, "net2vec-raw"),
+        statistics_case("statistics-samples", 0),
+        statistics_case("statistics-pixels", 2),
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),

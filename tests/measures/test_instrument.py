@@ -192,3 +192,27 @@ def test_wrong_rows_and_taps_are_errors(name):
         metric.reduce(torch.zeros(7), context)
     with pytest.raises(InputError, match=r"expected exactly the taps \['a', 'b'.*got \['a'\]"):
         metric.update({"a": metric.reduce(features["a"], context)}, context)
+
+
+class Largest(Instrument):
+    """A largest value, of unknown length at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("top", torch.zeros(0, dtype=torch.float64), "max")
+
+    def update(self, x):
+        self.accumulate("top", x.double())
+
+    def compute(self):
+        return self.top
+
+
+@pytest.mark.parametrize("kind", [Largest, type("Summed", (Largest,), {"_how": lambda self, name: torch.add})])
+def test_a_largest_value_merges_as_such(kind):
+    a, b, empty = kind(), kind(), kind()
+    a.update(torch.tensor([2.0, -3.0]))
+    a.update(torch.tensor([1.0, -1.0]))
+    b.update(torch.tensor([-5.0, 7.0]))
+    merged = empty.merge(a).merge(b).merge(kind()).compute().tolist()
+    assert (merged == [2.0, 7.0]) == (kind is Largest)

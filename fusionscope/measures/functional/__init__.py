@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from ._concepts import joint_score as joint_score
     from ._concepts import semantic_variance as semantic_variance
     from ._concepts import set_iou as set_iou
+    from ._maps import pack_bits as pack_bits
+    from ._maps import unpack_bits as unpack_bits
+    from ._net2vec import Net2VecFit as Net2VecFit
+    from ._net2vec import binarise as binarise
+    from ._net2vec import net2vec_fit as net2vec_fit
+    from ._net2vec import net2vec_maps as net2vec_maps
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._scores import resolve_score as resolve_score
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
     from ._similarity import procrustes as procrustes
     from ._similarity import rsa as rsa
     from ._similarity import svcca as svcca
+    from ._units import class_selectivity_index as class_selectivity_index
+    from ._units import effective_rank as effective_rank
+    from ._units import participation_ratio as participation_ratio
     from ._variance import eta_squared as eta_squared
     from ._variance import variance_shares as variance_shares
 
@@ -31,16 +40,24 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "JointScore": "_concepts",
+        "Net2VecFit": "_net2vec",
         "as_tensor": "_arrays",
+        "binarise": "_net2vec",
         "centred_gram": "_cka",
         "channel_correlation": "_similarity",
         "cka": "_cka",
+        "class_selectivity_index": "_units",
+        "effective_rank": "_units",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
         "joint_score": "_concepts",
         "mutual_knn": "_similarity",
+        "net2vec_fit": "_net2vec",
+        "net2vec_maps": "_net2vec",
+        "pack_bits": "_maps",
+        "participation_ratio": "_units",
         "procrustes": "_similarity",
         "resolve_score": "_scores",
         "rsa": "_similarity",
@@ -48,22 +65,31 @@ __getattr__, __dir__ = attach(
         "set_iou": "_concepts",
         "svcca": "_similarity",
         "u_center": "_cka",
+        "unpack_bits": "_maps",
         "variance_shares": "_variance",
     },
 )
 
 __all__ = [
     "JointScore",
+    "Net2VecFit",
     "as_tensor",
+    "binarise",
     "centred_gram",
     "channel_correlation",
     "cka",
+    "class_selectivity_index",
+    "effective_rank",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
     "hsic1",
     "joint_score",
     "mutual_knn",
+    "net2vec_fit",
+    "net2vec_maps",
+    "pack_bits",
+    "participation_ratio",
     "procrustes",
     "resolve_score",
     "rsa",
@@ -71,5 +97,6 @@ __all__ = [
     "set_iou",
     "svcca",
     "u_center",
+    "unpack_bits",
     "variance_shares",
 ]
