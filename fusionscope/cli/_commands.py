@@ -77,6 +77,7 @@ def _dissect(options: DissectOptions) -> None:
         if trained and options.references
         else None,
         checkpoints=trained.checkpoints if trained and options.references else None,
+        estimator=options.estimator,
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         truth=splits.truth if splits else None,
         data=about,

@@ -25,13 +25,12 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Folder for the tables (default: RUN/dissection)."""
     report: str = ""
     """Path of the HTML report (default: beside the tables: RUN/report.html, or OUT.html)."""
-    measures: tuple[Literal["similarity", "selectivity", "semantics", "removal"], ...] = (
-        "similarity",
-        "selectivity",
-        "semantics",
-        "removal",
-    )
-    """Instruments to run; semantics reads the data twice."""
+    measures: tuple[
+        Literal["similarity", "selectivity", "semantics", "units", "removal", "detectors", "pairwise"], ...
+    ] = ("similarity", "selectivity", "semantics", "units", "removal")
+    """Instruments to run; semantics and units read the data twice, detectors (slow) three times."""
+    estimator: Literal["ridge", "net2vec", "net2vec-raw", "net2vec-published"] = "ridge"
+    """How the concept probes of semantics are fitted; net2vec is slow."""
     references: bool = True
     """With a run folder: compare with the solo twins, their copies and the checkpoints that it holds."""
     batch_size: int = 64

@@ -38,7 +38,8 @@ from fusionscope.tracing import (
     trace,
 )
 
-MEASURES = ("similarity", "selectivity", "semantics", "removal")
+MEASURES = ("similarity", "selectivity", "semantics", "units", "removal")
+OPTIONAL = ("detectors", "pairwise")
 TRACED = 16
 
 
@@ -85,8 +86,10 @@ def dissect(
         modalities: names or groups of keys, passed to the adapter.
         adapter: how to read a batch and call the model, where that cannot be inferred.
         measures: which of ``similarity`` (CKA between all taps), ``selectivity`` (η² and ε² per unit and class),
-            ``semantics`` (concept probes and the semantic variance between all taps) and ``removal`` (the metric for
-            every subset of modalities).
+            ``semantics`` (concept probes and the semantic variance between all taps), ``units`` (dead and saturated
+            units, class selectivity index, effective rank) and ``removal`` (the metric for every subset of modalities);
+            and, when named, ``detectors`` (Network Dissection: slow, a third reading) and ``pairwise`` (Procrustes,
+            SVCCA, RSA, mutual neighbours and RBF CKA on a subsample).
         taps: for each modality the calls to measure, by path or id; default: chosen from the trace.
         layouts: the axes of taps whose units cannot be told, as ``{"path": "NHWC"}``.
         classes: names of the classes.
@@ -126,12 +129,12 @@ def dissect(
     >>> samples = [{"a": torch.randn(3), "b": torch.randn(2), "label": i % 7} for i in range(64)]
     >>> found = dissect(Net(), DataLoader(samples, batch_size=32), progress=False)
     >>> list(found.tables)
-    ['taps', 'similarity', 'selectivity', 'concepts', 'variance', 'profile', 'emergence', 'removal']
+    ['taps', 'similarity', 'selectivity', 'concepts', 'variance', 'profile', 'emergence', 'units', 'removal']
     """
     begin = time.perf_counter()
     _check_kinds(model, loader)
     measures = (measures,) if isinstance(measures, str) else measures
-    _check_names("measure", measures, MEASURES)
+    _check_names("measure", measures, (*MEASURES, *OPTIONAL))
     check_fill(fill)
     if fill == "present" and not takes_present(model):
         raise InputError(

@@ -13,7 +13,15 @@ from fusionscope.batch import Batch
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._task import Task
 from fusionscope.errors import InputError
-from fusionscope.measures import EtaSquared, Instrument, MinibatchCKA, SemanticVariance
+from fusionscope.measures import (
+    EtaSquared,
+    Instrument,
+    MinibatchCKA,
+    PairwiseSimilarity,
+    SemanticVariance,
+    UnitDetectors,
+    UnitStatistics,
+)
 
 Concepts = Callable[[Batch], Mapping[str, Tensor]]
 NULLS = 20
@@ -50,10 +58,11 @@ class Features:
         self.concepts: tuple[str, ...] = task.classes if task.kind in ("classification", "dense") else ()
         if concepts is not None:
             self.concepts = tuple(str(name) for name in self._named(first))
-        wanted = set(measures) & {"similarity", "selectivity", "semantics", "units", "detectors", "pairwise"}
+        wanted = set(measures) - {"removal"}
         if not own and wanted:
             self.notes.append(f"no call depends on one modality alone: no {' and no '.join(sorted(wanted))}")
             return
+        nulls = max(NULLS, math.ceil(1 / alpha - 1e-9) - 1)
         common: dict[str, Any] = {"alpha": alpha, "seed": seed}
         if "similarity" in measures:
             self._use("similarity", MinibatchCKA(every, permutations=permutations, **common), every)
@@ -69,7 +78,7 @@ class Features:
                     every,
                     len(self.concepts),
                     estimator=estimator,
-                    permutations=max(NULLS, math.ceil(1 / alpha - 1e-9) - 1),
+                    permutations=nulls,
                     **common,
                 )
                 self._use("semantics", probe, every)
@@ -78,6 +87,16 @@ class Features:
                     f"semantic variance needs concepts: class labels as target, or concepts=a function from a batch to "
                     f"{{name: mask}}; the task is {task.kind}"
                 )
+        labelled = len(task.classes) if task.kind in ("classification", "dense") else 0
+        if "units" in measures:
+            self._use("units", UnitStatistics(own, labelled or None), own)
+        if "detectors" in measures:
+            if labelled:
+                self._use("detectors", UnitDetectors(own, labelled, permutations=nulls, **common), own)
+            else:
+                self.notes.append(f"unit detectors need class labels; the task is {task.kind}")
+        if "pairwise" in measures:
+            self._use("pairwise", PairwiseSimilarity(own, permutations=nulls, **common), own)
         for instrument in self.instruments.values():
             instrument.to(device)
 

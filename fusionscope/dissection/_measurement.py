@@ -105,6 +105,11 @@ class Measurement:
                 "collaboration": asked.collaboration(),
             }
             tables |= {name: table for name, table in answers.items() if len(table)}
+        own = [(self.main, tap) for tap in self.main.taps]
+        if "units" in found or "detectors" in found:
+            tables["units"] = _tables.units(found.get("units"), found.get("detectors"), own)
+        if "pairwise" in found:
+            tables["pairwise"] = _tables.pairwise(found["pairwise"], own)
         if self.coalitions is not None:
             result = self.coalitions.compute()
             tables["removal"] = _tables.removal(result, self.main.modalities, result.score)

@@ -8,9 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusionscope.dissection._questions import Spot, placed
-from fusionscope.measures import CKAResult, EtaResult, RemovalResult
+from fusionscope.dissection._questions import Spot, name, placed
+from fusionscope.measures import (
+    CKAResult,
+    DetectorResult,
+    EtaResult,
+    PairwiseResult,
+    RemovalResult,
+    StatisticsResult,
+    TapStatistics,
+)
 from fusionscope.tracing import Tap
+
+# A unit saturates if more than this share of its activations lies within 1 % of its own largest (or smallest) one.
+SATURATED = 0.5
 
 
 def taps(spots: Sequence[Spot]) -> pd.DataFrame:
@@ -75,6 +86,65 @@ def selectivity(
                 }
             )
     return pd.DataFrame(rows), arrays
+
+
+def units(statistics: StatisticsResult | None, detectors: DetectorResult | None, spots: Sequence[Spot]) -> pd.DataFrame:
+    """One row per tap: how many units are dead or saturate, how many directions it uses, what single units detect."""
+    nan = float("nan")
+    rows = []
+    for spot in spots:
+        row: dict[str, Any] = {
+            "tap": name(spot),
+            "source": spot[0].name,
+            "modality": spot[1].modality,
+            "level": spot[1].level,
+            "units": spot[1].units,
+        }
+        stats = statistics.taps[name(spot)] if statistics is not None else None
+        csi = stats.selectivity[np.isfinite(stats.selectivity)] if stats is not None else np.zeros(0)
+        near = saturation(stats) if stats is not None else np.zeros(0)
+        row |= {
+            "dead": float(stats.dead.sum()) if stats is not None else nan,
+            "saturated": float((near > SATURATED).sum()) if np.isfinite(near).any() else nan,
+            "effective_rank": stats.effective_rank if stats is not None else nan,
+            "participation": stats.participation_ratio if stats is not None else nan,
+            "selectivity_mean": float(csi.mean()) if len(csi) else nan,
+            "selectivity_max": float(csi.max()) if len(csi) else nan,
+        }
+        found = detectors.taps[name(spot)] if detectors is not None else None
+        row |= {
+            "detectors": float(found.detectors) if found is not None else nan,
+            "concepts_detected": float(found.concepts) if found is not None else nan,
+        }
+        reasons = [stats.rank_reason, *stats.reason] if stats is not None else []
+        rows.append(row | {"reason": next((str(r) for r in reasons if r), "")})
+    return pd.DataFrame(rows)
+
+
+def saturation(stats: TapStatistics) -> np.ndarray:
+    """Return each unit's share of activations at its largest or smallest value; the zeros of a ReLU do not count."""
+    return np.maximum(stats.near_largest, np.where(stats.smallest == 0, 0.0, stats.near_smallest))
+
+
+def pairwise(result: PairwiseResult, spots: Sequence[Spot]) -> pd.DataFrame:
+    """One row per measure and ordered pair of taps, on the subsample that the result names."""
+    rows = []
+    for measure, found in result.measures.items():
+        for i, a in enumerate(spots):
+            for j, b in enumerate(spots):
+                rows.append(
+                    {
+                        "measure": measure,
+                        **placed(a, b),
+                        "value": float(found.matrix[i, j]),
+                        "null_mean": float(found.null_mean[i, j]),
+                        "null_high": float(found.null_high[i, j]),
+                        "samples": result.used,
+                        "of": result.samples,
+                        "reason": str(found.reason[i, j]),
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
 def removal(result: RemovalResult, modalities: Sequence[str], metric: str) -> pd.DataFrame:

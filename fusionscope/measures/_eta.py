@@ -225,7 +225,8 @@ class EtaSquared(Instrument):
         z, mean, sd = float("nan"), np.full(cells * len(best), np.nan), np.full(cells * len(best), np.nan)
         if self.permutations and int(self.tally[1]):
             z, mean, sd = family_bound(np.concatenate([b[1:] for b in best], 1), self.alpha)
-        high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
+        with np.errstate(invalid="ignore"):
+            high = mean + np.where(sd > 0, z * sd, 0.0 * sd)
         taps = {}
         for i, tap in enumerate(self.taps):
             part = slice(i * cells, (i + 1) * cells)
