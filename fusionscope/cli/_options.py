@@ -29,7 +29,7 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Literal["similarity", "selectivity", "semantics", "units", "removal", "detectors", "pairwise"], ...
     ] = ("similarity", "selectivity", "semantics", "units", "removal")
     """Instruments to run; semantics and units read the data twice, detectors (slow) three times."""
-    estimator: Literal["ridge", "net2vec", "net2vec-raw", "net2vec-published"] = "ridge"
+    estimator: Literal["ridge", "net2vec", "net2vec-binary", "net2vec-published"] = "ridge"
     """How the concept probes of semantics are fitted; net2vec is slow."""
     references: bool = True
     """With a run folder: compare with the solo twins, their copies and the checkpoints that it holds."""

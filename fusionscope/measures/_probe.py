@@ -23,8 +23,8 @@ Array = np.ndarray
 LIMIT = 4e9
 ESTIMATORS: dict[str, Callable[[], Any]] = {
     "ridge": Ridge,
-    "net2vec": Net2Vec,
-    "net2vec-raw": partial(Net2Vec, raw=True),
+    "net2vec": partial(Net2Vec, raw=True),
+    "net2vec-binary": Net2Vec,
     "net2vec-published": partial(Net2Vec, "published"),
 }
 
@@ -79,11 +79,13 @@ class ConceptProbe(Instrument):
     fitted without its fold, and each fold's threshold is the best one of the other folds. λ is one for a tap, chosen on
     halves. Weights are mixed at feature resolution; concept maps are upsampled bilinearly to the masks.
 
-    ``net2vec`` learns the weights by gradient descent (``net2vec_fit``) on the 512 samples with the smallest hashes, in
-    three passes: each unit is compared with the value that 0.5 % of its activations exceed (range, histogram), and the
-    binary maps are kept. ``net2vec-published`` has the published loss and settings, ``net2vec`` stable ones, and
-    ``net2vec-raw`` the stable ones on activations as they are, in one pass. All are fitted on 7 of 10 folds and scored
-    on the others; thresholds are probabilities. Slow: each permutation of the null is a fit.
+    ``net2vec`` learns the weights by gradient descent on the 512 samples with the smallest hashes, whose features are
+    kept: weighted cross-entropy, Adam, a bias (``net2vec_fit``; a stable variant, our reconstruction). One pass.
+    ``net2vec-binary`` fits the same on units that are compared with the value that 0.5 % of their activations exceed,
+    in three passes (range, histogram, maps), and ``net2vec-published`` has the published loss, optimiser and threshold
+    as well. All are fitted on 7 of 10 folds and scored on the others; thresholds are probabilities. Slow: each
+    permutation of the null is a fit. With few units the binary ones lose much: a concept that covers 5 % of the places
+    cannot be shown by units that are on in 0.5 %.
 
     Null: ``permutations`` refits with masks and features paired across the samples of a batch; ``null_high`` is
     family-wise over taps and concepts (``family_bound``). Interval: Student's, from a jackknife over folds.
@@ -98,7 +100,7 @@ class ConceptProbe(Instrument):
     Args:
         taps: names, in the order of the result.
         concepts: their number C.
-        estimator: "ridge", "net2vec", "net2vec-raw" or "net2vec-published".
+        estimator: "ridge", "net2vec", "net2vec-binary" or "net2vec-published".
         folds: at least 2.
         permutations: of the null; at least ``1/alpha - 1``, or 0 for none.
         places: most places scored per mask.
