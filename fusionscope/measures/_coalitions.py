@@ -17,7 +17,7 @@ from ._instrument import Instrument
 from .functional._scores import Score, resolve_score
 
 Array = np.ndarray
-CHUNK = 64
+CHUNK = 2**17  # resampled samples at a time
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,9 @@ class CoalitionTable(Instrument):
         rng = np.random.default_rng(self.seed)
         flat = table.swapaxes(0, 1).reshape(G, S * K)
         out = []
-        for start in range(0, self.resamples, CHUNK):
-            R = min(CHUNK, self.resamples - start)
+        step = max(CHUNK // G, 1)
+        for start in range(0, self.resamples, step):
+            R = min(step, self.resamples - start)
             picks = rng.integers(0, G, (R, G)) + np.arange(R)[:, None] * G
             weights = np.bincount(picks.ravel(), minlength=R * G).reshape(R, G).astype(np.float64)
             with np.errstate(invalid="ignore"):

@@ -1,0 +1,86 @@
+"""Peak memory of dissecting 20,000 samples over that of 1,000.
+
+    python benchmarks/dissect_memory.py [--few 1000] [--many 20000]
+
+Two small encoders, all measures that ``dissect`` runs unless told otherwise; the loader makes each batch when asked, so
+that the data take no memory. Each size runs in a process of its own (``getrusage``); the ratio should not exceed 1.05.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import fusionscope as fs
+
+BATCH = 100
+
+
+class Made:
+    """A loader whose batches are drawn from their number."""
+
+    def __init__(self, samples: int) -> None:
+        self.count = samples // BATCH
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for i in range(self.count):
+            rng = torch.Generator().manual_seed(i)
+            label = torch.randint(0, 10, (BATCH,), generator=rng)
+            a = torch.randn(BATCH, 3, 16, 16, generator=rng)
+            a[:, 0] += label[:, None, None] / 5
+            yield {"a": a, "b": torch.randn(BATCH, 1, 16, 16, generator=rng), "label": label}
+
+
+class Net(nn.Module):
+    """An encoder of three convolutions per modality, pooled, concatenated, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = self.encoder(3), self.encoder(1), nn.Linear(128, 10)
+
+    @staticmethod
+    def encoder(channels: int) -> nn.Sequential:
+        sizes = ((channels, 16), (16, 32), (32, 64))
+        return nn.Sequential(*(nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.ReLU()) for i, o in sizes))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.cat([self.a(a).mean((2, 3)), self.b(b).mean((2, 3))], 1))
+
+
+def child(samples: int) -> None:
+    """Dissect, and print the peak of this process in MiB."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    fs.dissect(Net(), Made(samples), progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Run both sizes and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--few", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=20000)
+    parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        return child(options.child)
+    peaks = []
+    for samples in (options.few, options.many):
+        command = [sys.executable, __file__, "--child", str(samples)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        print(f"{samples} samples: {peaks[-1]:.0f} MiB")
+    ratio = peaks[1] / peaks[0]
+    print(f"ratio {ratio:.3f} (limit 1.05) {'PASS' if ratio <= 1.05 else 'FAIL'}")
+
+
+if __name__ == "__main__":
+    main()
