@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
-from fusionscope.report import _charts, _prose, _tables
+from fusionscope.report import _charts, _prose, _tables, _vega
 from fusionscope.report._calls import idle_on
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
@@ -71,7 +71,7 @@ def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
     script = _resource("page.js")
-    bundle = _charts.vega_bundle()
+    bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
     context = {
         "view": view,
@@ -93,7 +93,7 @@ def render(view: View) -> str:
         "unused": [str(path) for path in view.trace.get("unused") or []],
     }
     context["heights"] = {name: _height(chart) for name, chart in charts.items()}
-    context["charts"] = Markup(safe_json({"config": _charts.CONFIG, "charts": charts}))
+    context["charts"] = Markup(safe_json({"config": _vega.CONFIG, "charts": charts}))
     return _template().render(context)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from fusionscope.errors import FileError
 from fusionscope.report import DissectionLike, write_report
-from fusionscope.report._charts import vega_bundle
 from fusionscope.report._page import CONCEPTS_DRAWN, render, safe_json
+from fusionscope.report._vega import vega_bundle
 from fusionscope.report._view import View
 from tests.browser import Chromium
 from tests.report import factory, traces
