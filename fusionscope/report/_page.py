@@ -11,16 +11,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
-from fusionscope.report import _charts, _prose, _tables, _vega
+from fusionscope.report import _charts, _prose, _semantics_prose, _semantics_tables, _tables, _units_prose, _vega
 from fusionscope.report._calls import idle_on
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
-from fusionscope.report._palette import colour, shape, variables
+from fusionscope.report._palette import SHAPES, colour, shape, variables
+from fusionscope.report._semantics import Semantics
+from fusionscope.report._semantics_page import sections
 from fusionscope.report._view import DissectionLike, View, number, text
 
 CONCEPTS_DRAWN = 24
@@ -70,6 +72,7 @@ def write_report(dissection: DissectionLike, path: str | Path) -> Path:
 def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
+    semantics = Semantics(view)
     script = _resource("page.js")
     bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
@@ -83,6 +86,12 @@ def render(view: View) -> str:
         "bundle": Markup(bundle),
         "drawing": Markup(trace_svg(_with_levels(view))),
         "heatmaps": _heatmaps(view, charts),
+        "semantics": semantics,
+        "said": _semantics_prose,
+        "counted": _units_prose,
+        "listed": _semantics_tables,
+        "sections": sections(semantics, charts),
+        "glyphs": [GLYPHS[name] for name in SHAPES],
         "concepts": _concepts(view, charts),
         "removal_chart": _removal(view, charts),
         "key": [(m, colour(i), GLYPHS[shape(i)]) for i, m in enumerate(view.modalities)],
@@ -197,5 +206,11 @@ def _resource(name: str) -> str:
 
 @cache
 def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(_resource("page.html.j2"))
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(_resource),
+    )
+    return environment.get_template("page.html.j2")

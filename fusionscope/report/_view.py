@@ -128,7 +128,7 @@ class View:
         if name not in self._own:
             table = self.whole(name)
             for column in ("source", "source_a", "source_b"):
-                if column in table.columns:
+                if column in table.columns and len(table):
                     table = table[[text(v) == "" for v in table[column]]]
             self._own[name] = table
         return self._own[name]

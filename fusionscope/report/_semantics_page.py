@@ -1,0 +1,166 @@
+"""The sections about concepts and semantic variance: which there are, and the charts of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fusionscope.report import _charts, _semantics_charts
+from fusionscope.report._prose import num
+from fusionscope.report._semantics import Row, Semantics
+
+CONCEPTS_DRAWN = 40
+PROFILED = 30
+PAIRS_DRAWN = 10
+Charts = dict[str, dict[str, Any]]
+
+TITLES = {
+    "concepts": ("Concepts", "What each stream tells"),
+    "variance": ("Semantic variance", "Semantic variance: where the modalities tell different things"),
+    "within": ("Within a stream", "Within a stream: what changes from level to level"),
+    "joint": ("Joint picture", "Joint picture: features and semantics together"),
+    "collaboration": ("Collaboration", "Collaboration: what joint training did"),
+    "units": ("Units", "Units"),
+    "pairwise": ("Other similarities", "Other similarities"),
+}
+
+
+def sections(s: Semantics, charts: Charts) -> dict[str, Any]:
+    """Return by name the sections that have a table, with their charts, which are added to ``charts``."""
+    found = {
+        "concepts": _concepts(s, charts) if s.rows("concepts") else None,
+        "variance": _variance(s, charts) if s.pairs else None,
+        "within": _within(s, charts) if any(map(s.steps, s.view.modalities)) or s.training else None,
+        "joint": _joint(s, charts) if s.pairs else None,
+        "collaboration": _collaboration(s, charts) if s.rows("collaboration") else None,
+        "units": {} if s.rows("units") else None,
+        "pairwise": {} if s.rows("pairwise") else None,
+    }
+    return {
+        name: part | {"nav": TITLES[name][0], "title": TITLES[name][1]}
+        for name, part in found.items()
+        if part is not None
+    }
+
+
+def _add(charts: Charts, kind: str, spec: dict[str, Any], caption: str, label: str) -> dict[str, str]:
+    name = f"{kind}-{len(charts)}"
+    charts[name] = spec
+    return {"name": name, "caption": caption, "label": label}
+
+
+def _concepts(s: Semantics, charts: Charts) -> dict[str, Any]:
+    if s.failure(s.rows("concepts"), "score"):
+        return {"drawn": [], "left": 0}
+    names = telling(s)
+    drawn = [
+        _add(
+            charts,
+            "concepts",
+            _semantics_charts.concepts(s, m, names),
+            m,
+            f"Heat map of scores: concepts by levels of {m}.",
+        )
+        for m in s.streams
+    ]
+    return {"drawn": drawn, "left": len(s.concepts) - len(names), "shown": len(names)}
+
+
+def telling(s: Semantics) -> list[str]:
+    """Choose concepts in which the streams differ most, then those told best; keep the given order."""
+    best: dict[str, dict[str, float]] = {c: {} for c in s.concepts}
+    for row in s.rows("concepts"):
+        if math.isfinite(row["score"]):
+            of = best[row["concept"]]
+            of[row["modality"]] = max(of.get(row["modality"], -math.inf), row["score"])
+
+    def interest(concept: str) -> tuple[bool, float]:
+        values = best[concept].values()
+        spread = max(values, default=0.0) - min(values, default=0.0)
+        return 0 < len(s.encoders(concept)) < len(s.streams), spread + max(values, default=0.0)
+
+    kept = set(sorted(s.concepts, key=interest, reverse=True)[:CONCEPTS_DRAWN])
+    return [concept for concept in s.concepts if concept in kept]
+
+
+def _variance(s: Semantics, charts: Charts) -> dict[str, Any]:
+    values = [v.sv.value for pair in s.pairs for v in s.variances[pair] if v.sv.computed]
+    if not values:
+        return {"maps": [], "profiles": [], "further": [], "top": "1"}
+    top = max(math.ceil(max(values) * 10 - 1e-9) / 10, 0.1)
+    maps = []
+    for a, b in s.pairs[:PAIRS_DRAWN]:
+        label = f"Heat map of semantic variance, levels of {a} with {b}."
+        row = [
+            _add(
+                charts, "variance", _semantics_charts.variance(s, a, b, top), f"{a} with {b}: semantic variance", label
+            )
+        ]
+        if s.view.similarities(a, b):
+            label = f"Heat map of CKA, levels of {a} with {b}, again."
+            row.append(_add(charts, "variance-cka", _charts.similarity(s.view, a, b), f"{a} with {b}: CKA", label))
+        maps.append(row)
+    profiles, further = [], []
+    for (a, b), rows in list(s.differences("across").items())[:PAIRS_DRAWN]:
+        levels = [(level, _most(found)) for level, found in _semantics_charts.at(rows).items()]
+        levels = [(level, found) for level, found in levels if found]
+        for i, (level, found) in enumerate(levels):
+            last = i == len(levels) - 1
+            if last or len(s.view.modalities) <= 3:
+                spec = _semantics_charts.profile(s, found, f"score({a}) − score({b})")
+                label = f"Differences of {a} and {b}, concept by concept, level {level}."
+                part = _add(charts, "profile", spec, f"{a} − {b}, level {level}", label)
+                (profiles if last else further).append(part)
+    return {"maps": maps, "profiles": profiles, "further": further, "top": num(top, 1)}
+
+
+def _most(rows: Sequence[Row], value: str = "d") -> list[Row]:
+    """Return the rows with the largest values, in the given order."""
+    known = [row for row in rows if math.isfinite(row[value])]
+    kept = sorted(known, key=lambda row: -abs(row[value]))[:PROFILED]
+    return [row for row in known if any(row is one for one in kept)]
+
+
+def _within(s: Semantics, charts: Charts) -> dict[str, Any]:
+    steps, training = [], []
+    if any(v.sv.computed for m in s.view.modalities for v in s.steps(m)):
+        label = "Semantic variance and CKA of consecutive levels, a line per modality."
+        steps.append(_add(charts, "steps", _semantics_charts.steps(s), "", label))
+    for m, by_level in s.training.items():
+        if any(v.sv.computed for epochs in by_level.values() for v in epochs.values()):
+            label = f"Semantic variance and CKA of the checkpoints of {m} to the final state, a line per level."
+            training.append(_add(charts, "training", _semantics_charts.training(s, m), m, label))
+    return {"steps": steps, "training": training}
+
+
+def _joint(s: Semantics, charts: Charts) -> dict[str, Any]:
+    spec = _semantics_charts.joint(s)
+    if not spec:
+        return {"drawn": [], "pairs": []}
+    label = "Scatter of CKA and 1 − ν of the modalities at equal levels, with four quadrants."
+    return {"drawn": [_add(charts, "joint", spec, "", label)], "pairs": [f"{a} and {b}" for a, b in s.pairs]}
+
+
+def _collaboration(s: Semantics, charts: Charts) -> dict[str, Any]:
+    drawn: list[list[dict[str, str]]] = []
+    for (a, b), rows in list(s.collaborations().items())[:PAIRS_DRAWN]:
+        part = []
+        for measure, title in (("semantic variance", "semantic variance"), ("similarity", "CKA")):
+            found = [r for r in rows if r["measure"] == measure and math.isfinite(r["difference"])]
+            if found:
+                spec = _semantics_charts.pressure(s, found, "level", f"{title}: joint − solo")
+                label = f"Joint minus solo {title} of {a} and {b}, per level, with limits."
+                part.append(_add(charts, "pressure", spec, f"{a} and {b}: {title}", label))
+        concepts = [r for r in rows if r["measure"] == "concept" and math.isfinite(r["difference"])]
+        if concepts:
+            last = max(r["level"] for r in concepts)
+            found = _most([r for r in concepts if r["level"] == last], "difference")
+            spec = _semantics_charts.pressure(
+                s, sorted(found, key=lambda r: r["difference"]), "concept", "|d|: joint − solo"
+            )
+            label = f"Joint minus solo difference of {a} and {b}, per concept, at level {last:g}."
+            part.append(_add(charts, "pressure", spec, f"{a} and {b}: concepts at level {last:g}", label))
+        if part:
+            drawn.append(part)
+    return {"drawn": drawn}
