@@ -20,24 +20,13 @@ from fusionscope.report import _charts, _prose, _semantics_prose, _semantics_tab
 from fusionscope.report._calls import idle_on
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
-from fusionscope.report._palette import SHAPES, colour, shape, variables
+from fusionscope.report._palette import GLYPHS, SHAPES, colour, shape, variables
 from fusionscope.report._semantics import Semantics
 from fusionscope.report._semantics_page import sections
 from fusionscope.report._view import DissectionLike, View, number, text
 
 CONCEPTS_DRAWN = 24
 PAIRS_DRAWN = 15
-# The shapes of the selectivity chart, for its key.
-GLYPHS = {
-    "circle": "●",
-    "square": "■",
-    "triangle-up": "▲",
-    "diamond": "◆",
-    "cross": "✚",
-    "triangle-down": "▼",
-    "triangle-right": "▶",
-    "triangle-left": "◀",
-}
 
 
 def write_report(dissection: DissectionLike, path: str | Path) -> Path:

@@ -101,39 +101,76 @@ def profile(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
     return filled(spec, rows, order=[row["y"] for row in rows], across=title)
 
 
-def pressure(s: Semantics, given: Sequence[Row], down: str, across: str) -> dict[str, Any]:
-    """Return joint and solo values and, with limits around zero, their difference; a row per level or per concept."""
+def _pressures(given: Sequence[Row], name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for row in given:
         rows.append(
             {
-                "y": row["concept"] if down == "concept" else f"level {numeral(row['level'])}",
+                "y": row["concept"] if name == "concept" else f"level {numeral(row['level'])}",
                 "d": row["difference"],
                 "low": row["low"] if math.isfinite(row["low"]) else None,
                 "high": row["high"] if math.isfinite(row["high"]) else None,
+                "joint": row["joint"] if math.isfinite(row["joint"]) else None,
+                "solo": row["solo"] if math.isfinite(row["solo"]) else None,
                 "m": -1,
                 "clear": bool(row["pressure"]),
-                "label": row["pressure"],
-                "Concept": row["concept"] or "all",
+                "Of": row["concept"] or f"level {numeral(row['level'])}",
                 "Joint": num(row["joint"], 3),
                 "Solo": num(row["solo"], 3),
                 "Difference": reason(estimate(row, "difference")),
                 "Verdict": f"{row['pressure']} pressure" if row["pressure"] else "inside the noise",
             }
         )
-    tooltip = ("Concept", "Joint", "Solo", "Difference", "Verdict")
-    spec = _zero_spec(len(s.view.modalities), 24 if down == "level" else 20, 300, tooltip)
-    return filled(spec, rows, order=list(dict.fromkeys(row["y"] for row in rows)), across=across)
+    return rows
+
+
+PRESSURE = ("Of", "Joint", "Solo", "Difference", "Verdict")
+
+
+def pressure(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
+    """Return, per level, the value inside the joint model and between the solo twins, and beside it the difference."""
+    rows = _pressures(given, "level")
+    order = list(dict.fromkeys(row["y"] for row in rows))
+    return filled(_pressure_spec(), rows, order=order, across="joint − solo", value=title)
+
+
+def pressure_on_concepts(s: Semantics, given: Sequence[Row]) -> dict[str, Any]:
+    """Return the difference of joint and solo |d|, a row per concept."""
+    rows = _pressures(given, "concept")
+    spec = _zero_spec(len(s.view.modalities), 20, 300, PRESSURE)
+    return filled(spec, rows, order=[row["y"] for row in rows], across="|d|: joint − solo")
+
+
+@cache
+def _pressure_spec() -> dict[str, Any]:
+    y = alt.Y(
+        "y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=alt.Axis(ticks=False, domain=False)
+    )
+    axis = alt.Axis(grid=True, tickCount=4, domain=False, ticks=False)
+    base = chart().encode(y=y, tooltip=[f"{name}:N" for name in PRESSURE])
+    span = base.transform_filter("isValid(datum.joint) && isValid(datum.solo)").mark_rule(color="var(--soft)")
+    layers = [span.encode(x=alt.X("joint:Q", title="@value", axis=axis), x2="solo:Q")]
+    for name, fill in (("solo", "var(--paper)"), ("joint", "var(--ink)")):
+        dots = base.transform_filter(f"isValid(datum.{name})").mark_point(
+            size=60, strokeWidth=1.8, opacity=1, fill=fill, stroke="var(--ink)"
+        )
+        layers.append(dots.encode(x=alt.X(f"{name}:Q", title="@value", axis=axis)))
+    left = alt.layer(*layers).properties(width=190, height=alt.Step(24))
+    right = _zero_chart(1, 24, 190, PRESSURE, labels=False)
+    return spec_of(alt.hconcat(left, right, spacing=26))
 
 
 @cache
 def _zero_spec(modalities: int, height: int, width: int, tooltip: tuple[str, ...]) -> dict[str, Any]:
+    return spec_of(_zero_chart(modalities, height, width, tooltip))
+
+
+def _zero_chart(modalities: int, height: int, width: int, tooltip: tuple[str, ...], labels: bool = True) -> Any:
     """Dots with limits around a zero line; a filled dot is clear of zero, ``m`` its colour (-1: ink)."""
     domain = list(range(-1, modalities))
     colours = alt.Scale(domain=domain, range=["var(--ink)", *(colour(i) for i in domain[1:])])
-    y = alt.Y(
-        "y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=alt.Axis(ticks=False, domain=False)
-    )
+    names = alt.Axis(ticks=False, domain=False) if labels else None
+    y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
     axis = alt.Axis(grid=True, tickCount=5, domain=False, ticks=False)
     base = chart().encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
     zero = chart().mark_rule(color="var(--soft)").encode(x=alt.XDatum(0, type="quantitative"))
@@ -144,7 +181,7 @@ def _zero_spec(modalities: int, height: int, width: int, tooltip: tuple[str, ...
     fill = alt.condition("datum.clear", alt.Fill("m:N", scale=colours, legend=None), alt.value("var(--paper)"))
     dots = base.transform_filter("isValid(datum.d)").mark_point(size=60, strokeWidth=1.8, opacity=1)
     dots = dots.encode(x=alt.X("d:Q", title="@across", axis=axis), fill=fill, stroke=stroke)
-    return spec_of((zero + limits + dots).properties(width=width, height=alt.Step(height)))
+    return (zero + limits + dots).properties(width=width, height=alt.Step(height))
 
 
 # --- along a stream, and along training ---
@@ -159,7 +196,7 @@ def steps(s: Semantics) -> dict[str, Any]:
             step = f"{numeral(v.b)} → {numeral(v.a)}"
             if step not in places:
                 places.append(step)
-            common = {"m": i, "x": places.index(step) + (i - (len(s.view.modalities) - 1) / 2) * 0.1, "Stream": m}
+            common = {"m": i, "x": places.index(step) + (i - (len(s.view.modalities) - 1) / 2) * 0.2, "Stream": m}
             common |= {"Step": step, "clear": v.told_apart}
             value: dict[str, Any] = {"y": v.sv.value, "low": v.sv.low, "high": v.sv.high, "floor": v.floor, "panel": 0}
             value |= {"Value": f"semantic variance {reason(v.sv)}", "Floor": num(v.floor, 3)}
@@ -237,30 +274,36 @@ def training(s: Semantics, modality: str) -> dict[str, Any]:
                 "Value": f"CKA {num(v.similarity, 3)}",
             }
             rows += [common | _finite(sv), common | _finite(alike)]
-    return filled(_training_spec(tuple(numeral(level) for level in by_level)), rows)
+    return filled(_training_spec(tuple(level_marks(list(by_level)))), rows)
+
+
+def level_marks(levels: Sequence[float]) -> list[tuple[str, str, str]]:
+    """Return name, colour and shape of each level, from light to dark."""
+    spread = [4 + round(i * (STEPS - 5) / max(len(levels) - 1, 1)) for i in range(len(levels))]
+    named = zip(levels, spread, strict=True)
+    return [(numeral(level), f"var(--s{place})", SHAPES[i % len(SHAPES)]) for i, (level, place) in enumerate(named)]
 
 
 @cache
-def _training_spec(names: tuple[str, ...]) -> dict[str, Any]:
-    spread = [3 + round(i * (STEPS - 4) / max(len(names) - 1, 1)) for i in range(len(names))]
-    colours = alt.Scale(domain=list(names), range=[f"var(--s{i})" for i in spread])
-    shapes = alt.Scale(domain=list(names), range=[SHAPES[i % len(SHAPES)] for i in range(len(names))])
+def _training_spec(marks: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
+    names = [name for name, _, _ in marks]
+    colours = alt.Scale(domain=names, range=[c for _, c, _ in marks])
+    shapes = alt.Scale(domain=names, range=[glyph for _, _, glyph in marks])
     panels = []
     for panel, title in ((0, "semantic variance to the final"), (1, "CKA with the final")):
         axis = alt.Axis(grid=False, tickMinStep=1, tickCount=5)
         x = alt.X("x:Q", title="epoch", axis=axis, scale=alt.Scale(nice=False, padding=8))
         y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, domain=False, ticks=False))
-        legend = alt.Legend(title="level", orient="right") if panel else None
         base = chart().transform_filter(f"datum.panel === {panel} && isValid(datum.y)").encode(x=x, y=y)
         lines = base.mark_line(strokeWidth=1.5, opacity=0.7)
         lines = lines.encode(color=alt.Color("level:N", scale=colours, sort=None, legend=None), detail="level:N")
         fill = alt.condition(
-            "datum.clear", alt.Fill("level:N", scale=colours, sort=None, legend=legend), alt.value("var(--paper)")
+            "datum.clear", alt.Fill("level:N", scale=colours, sort=None, legend=None), alt.value("var(--paper)")
         )
         dots = base.mark_point(size=50, strokeWidth=1.6, opacity=1).encode(
             fill=fill,
-            stroke=alt.Stroke("level:N", scale=colours, sort=None, legend=legend),
-            shape=alt.Shape("level:N", scale=shapes, sort=None, legend=legend),
+            stroke=alt.Stroke("level:N", scale=colours, sort=None, legend=None),
+            shape=alt.Shape("level:N", scale=shapes, sort=None, legend=None),
             tooltip=["Level:N", "Epoch:N", "Value:N"],
         )
         panels.append((lines + dots).properties(width=250, height=130))
@@ -295,24 +338,28 @@ def joint(s: Semantics) -> dict[str, Any]:
             )
     if not rows:
         return {}
-    low = math.floor(min(0.0, *(min(row["x"], row["y"]) for row in rows)) * 10) / 10
+    low = tuple(math.floor(min(0.0, *(row[axis] for row in rows)) * 10) / 10 - BORDER for axis in "xy")
     corners = [
-        {"tx": low, "ty": 1.0, "name": "same semantics", "more": "from different features", "side": "left"},
-        {"tx": 1.0, "ty": 1.0, "name": "same features,", "more": "same semantics", "side": "right"},
-        {"tx": low, "ty": low, "name": "fully special", "more": "", "side": "left"},
-        {"tx": 1.0, "ty": low, "name": "similar geometry, different", "more": "readable semantics", "side": "right"},
+        {"tx": low[0], "ty": 1 + BORDER, "name": "same semantics", "more": "from different features"},
+        {"tx": 1 + BORDER, "ty": 1 + BORDER, "name": "same features,", "more": "same semantics"},
+        {"tx": low[0], "ty": low[1], "name": "", "more": "fully special"},
+        {"tx": 1 + BORDER, "ty": low[1], "name": "similar geometry,", "more": "different readable semantics"},
     ]
     return filled(_joint_spec(len(s.pairs), low), rows + corners)
 
 
+BORDER = 0.14  # room for the quadrants' names
+
+
 @cache
-def _joint_spec(pairs: int, low: float) -> dict[str, Any]:
+def _joint_spec(pairs: int, low: tuple[float, float]) -> dict[str, Any]:
     many = list(range(pairs))
-    scale = alt.Scale(domain=[low, 1], nice=False)
-    plain = alt.Axis(tickCount=5, grid=False, domain=False, ticks=False)
+    scale, upright = (alt.Scale(domain=[end, 1 + BORDER], nice=False) for end in low)
+    values = [[v / 4 for v in range(math.ceil((end + BORDER - 1e-9) * 4), 5)] for end in low]
+    plain, up = (alt.Axis(values=v, grid=False, domain=False, ticks=False) for v in values)
     across, down = "CKA: more alike in features →", "1 − ν: more alike in semantics →"
     x = alt.X("x:Q", title=across, scale=scale, axis=plain)
-    y = alt.Y("y:Q", title=down, scale=scale, axis=plain)
+    y = alt.Y("y:Q", title=down, scale=upright, axis=up)
     points = chart().transform_filter("isValid(datum.x)").encode(x=x, y=y)
     half = chart().mark_rule(color="var(--soft)", strokeDash=[4, 4])
     layers = [half.encode(x=alt.XDatum(0.5, type="quantitative")), half.encode(y=alt.YDatum(0.5, type="quantitative"))]
@@ -320,12 +367,14 @@ def _joint_spec(pairs: int, low: float) -> dict[str, Any]:
         chart()
         .transform_filter("isValid(datum.tx)")
         .encode(
-            x=alt.X("tx:Q", title=across, scale=scale, axis=plain), y=alt.Y("ty:Q", title=down, scale=scale, axis=plain)
+            x=alt.X("tx:Q", title=across, scale=scale, axis=plain), y=alt.Y("ty:Q", title=down, scale=upright, axis=up)
         )
     )
     for side, sign in (("left", 1), ("right", -1)):
         for top in (True, False):
-            of = words.transform_filter(f"datum.side === '{side}' && (datum.ty === 1) === {str(top).lower()}")
+            of = words.transform_filter(
+                f"datum.tx {'<' if side == 'left' else '>'} 0.5 && datum.ty {'>' if top else '<'} 0.5"
+            )
             for line, name in enumerate(("name", "more")):
                 dy = 10 + 14 * line if top else -22 + 14 * line
                 mark = of.mark_text(align=side, dx=6 * sign, dy=dy, fill="var(--soft)", fontSize=10.5)

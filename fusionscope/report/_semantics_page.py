@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusionscope.report import _charts, _semantics_charts
+from fusionscope.report._palette import GLYPHS
 from fusionscope.report._prose import num
 from fusionscope.report._semantics import Row, Semantics
 
@@ -17,12 +18,12 @@ Charts = dict[str, dict[str, Any]]
 
 TITLES = {
     "concepts": ("Concepts", "What each stream tells"),
-    "variance": ("Semantic variance", "Semantic variance: where the modalities tell different things"),
-    "within": ("Within a stream", "Within a stream: what changes from level to level"),
+    "variance": ("Semantics", "Semantic variance: where the modalities tell different things"),
+    "within": ("Within", "Within a stream: what changes from level to level"),
     "joint": ("Joint picture", "Joint picture: features and semantics together"),
     "collaboration": ("Collaboration", "Collaboration: what joint training did"),
     "units": ("Units", "Units"),
-    "pairwise": ("Other similarities", "Other similarities"),
+    "pairwise": ("Others", "Other similarities"),
 }
 
 
@@ -130,7 +131,10 @@ def _within(s: Semantics, charts: Charts) -> dict[str, Any]:
     for m, by_level in s.training.items():
         if any(v.sv.computed for epochs in by_level.values() for v in epochs.values()):
             label = f"Semantic variance and CKA of the checkpoints of {m} to the final state, a line per level."
-            training.append(_add(charts, "training", _semantics_charts.training(s, m), m, label))
+            marks = _semantics_charts.level_marks(list(by_level))
+            key = [(name, colour, GLYPHS[shape]) for name, colour, shape in marks]
+            part = _add(charts, "training", _semantics_charts.training(s, m), m, label)
+            training.append({**part, "key": key})
     return {"steps": steps, "training": training}
 
 
@@ -144,23 +148,23 @@ def _joint(s: Semantics, charts: Charts) -> dict[str, Any]:
 
 def _collaboration(s: Semantics, charts: Charts) -> dict[str, Any]:
     drawn: list[list[dict[str, str]]] = []
+    further: list[dict[str, str]] = []
     for (a, b), rows in list(s.collaborations().items())[:PAIRS_DRAWN]:
         part = []
         for measure, title in (("semantic variance", "semantic variance"), ("similarity", "CKA")):
             found = [r for r in rows if r["measure"] == measure and math.isfinite(r["difference"])]
             if found:
-                spec = _semantics_charts.pressure(s, found, "level", f"{title}: joint − solo")
-                label = f"Joint minus solo {title} of {a} and {b}, per level, with limits."
+                label = f"{title} of {a} and {b} inside the joint model and between the solo twins, per level."
+                spec = _semantics_charts.pressure(s, found, title)
                 part.append(_add(charts, "pressure", spec, f"{a} and {b}: {title}", label))
         concepts = [r for r in rows if r["measure"] == "concept" and math.isfinite(r["difference"])]
-        if concepts:
-            last = max(r["level"] for r in concepts)
-            found = _most([r for r in concepts if r["level"] == last], "difference")
-            spec = _semantics_charts.pressure(
-                s, sorted(found, key=lambda r: r["difference"]), "concept", "|d|: joint − solo"
-            )
-            label = f"Joint minus solo difference of {a} and {b}, per concept, at level {last:g}."
-            part.append(_add(charts, "pressure", spec, f"{a} and {b}: concepts at level {last:g}", label))
+        levels = sorted({r["level"] for r in concepts})
+        for level in levels if len(s.view.modalities) <= 3 else levels[-1:]:
+            found = _most([r for r in concepts if r["level"] == level], "difference")
+            label = f"Joint minus solo difference of {a} and {b}, per concept, at level {level:g}."
+            spec = _semantics_charts.pressure_on_concepts(s, sorted(found, key=lambda r: r["difference"]))
+            one = _add(charts, "pressure", spec, f"{a} and {b}: concepts at level {level:g}", label)
+            (part if level == levels[-1] else further).append(one)
         if part:
             drawn.append(part)
-    return {"drawn": drawn}
+    return {"drawn": drawn, "further": further}

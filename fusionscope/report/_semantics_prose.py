@@ -88,12 +88,12 @@ def emergence(s: Semantics, modality: str) -> str:
         level = s.emergence(modality, concept)
         if math.isfinite(level):
             groups.setdefault(level, []).append(concept)
-    found = [f"{listing(groups[level])} at level {numeral(level)}" for level in sorted(groups) if level >= 0]
+    found = [f"at level {numeral(level)} {listing(groups[level])}" for level in sorted(groups) if level >= 0]
     if not found:
         return ""
     nowhere = [c for level, names in groups.items() if level < 0 for c in names]
-    said = f"In {modality}, first encoded: {'; '.join(found)}"
-    return f"{said}; nowhere: {listing(nowhere)}." if nowhere else f"{said}."
+    said = f"In {modality} there emerge {'; '.join(found)}"
+    return f"{said}; nowhere {listing(nowhere)}." if nowhere else f"{said}."
 
 
 # --- semantic variance ---
@@ -126,7 +126,7 @@ def _pair(s: Semantics, a: str, b: str) -> str:
     if len(known) == 1 or most is least:
         said = f"At level {numeral(most.a)} the semantic variance of {a} and {b} is {interval(most.sv)}"
     elif most.sv.overlaps(least.sv):
-        reach = f"semantic variance {num(least.sv.value)} to {num(most.sv.value)}; the intervals overlap"
+        reach = f"semantic variance {_reach(least, most)}; the intervals overlap"
         said = f"{a} and {b} differ about equally in what they tell at every matched level ({reach})"
     else:
         said = (
@@ -167,7 +167,7 @@ def within(s: Semantics) -> list[str]:
         else:
             most, least = max(clear, key=lambda v: v.sv.value), min(known, key=lambda v: v.sv.value)
             if len(known) > 1 and most.sv.overlaps(least.sv):
-                reach = f"{num(least.sv.value)} to {num(most.sv.value)}; the intervals overlap"
+                reach = f"{_reach(least, most)}; the intervals overlap"
                 line = f"{m} changes about equally at every step (semantic variance {reach})."
             else:
                 line = f"{m} changes most {_step(most)}, semantic variance {interval(most.sv)}."
@@ -176,6 +176,11 @@ def within(s: Semantics) -> list[str]:
                 line += f" No change beyond the floor {listing([_step(v) for v in floored])}."
         said.append(" ".join([line, *_gains(gained.get((m, m), []))]))
     return said
+
+
+def _reach(least: Variance, most: Variance) -> str:
+    low, high = num(least.sv.value), num(most.sv.value)
+    return low if low == high else f"{low} to {high}"
 
 
 def _step(v: Variance) -> str:
@@ -188,10 +193,9 @@ def _gains(rows: Sequence[Row]) -> list[str]:
         found: dict[str, list[str]] = {}
         for row in rows:
             if row["kind"] == kind:
-                found.setdefault(f"level {numeral(row['level_a'])}", []).append(row["concept"])
+                found.setdefault(row["concept"], []).append(numeral(row["level_a"]))
         if found:
-            steps = "; ".join(f"{listing(names)} (at {level})" for level, names in list(found.items())[:LISTED])
-            said.append(f"{verb} than one level before: {steps}.")
+            said.append(f"{verb} than one level before: {at_levels(found)}.")
     return said
 
 
@@ -260,9 +264,15 @@ def verdict(rows: Sequence[Row]) -> str:
     if {"consistency", "speciality"} <= kinds:
         return "Pressure in both directions is clear of the limits: the hybrid rule."
     if "consistency" in kinds:
-        return "Only consistency pressure is clear of the limits: joint training made the modalities more alike."
+        return (
+            "Only consistency pressure is clear of the limits: the modalities are more alike inside the joint model "
+            "than as solo twins."
+        )
     if "speciality" in kinds:
-        return "Only speciality pressure is clear of the limits: joint training drew the modalities apart."
+        return (
+            "Only speciality pressure is clear of the limits: the modalities are less alike inside the joint model "
+            "than as solo twins."
+        )
     return "Nothing lies beyond the noise: no pressure of joint training is shown."
 
 
@@ -273,7 +283,8 @@ def collaboration(s: Semantics) -> list[str]:
         if not any(math.isfinite(row["difference"]) for row in rows):
             said.append(f"Joint and solo {a} and {b} could not be compared: no difference was computed.")
             continue
-        parts = [f"{a} and {b}: {verdict(rows)}"]
+        found = verdict(rows)
+        parts = [f"{a} and {b}: {found[:1].lower()}{found[1:]}"]
         for measure in ("semantic variance", "similarity"):
             for row in rows:
                 if row["measure"] == measure and row["pressure"]:
@@ -284,12 +295,12 @@ def collaboration(s: Semantics) -> list[str]:
                         f"between the solo twins, difference {apart}: {row['pressure']} pressure."
                     )
         for kind, effect in (("consistency", "Told more alike"), ("speciality", "Told less alike")):
-            found: dict[str, list[str]] = {}
+            told: dict[str, list[str]] = {}
             for row in rows:
                 if row["measure"] == "concept" and row["pressure"] == kind:
-                    found.setdefault(row["concept"], []).append(numeral(row["level"]))
-            if found:
-                parts.append(f"{effect} than by the solo twins ({kind} pressure): {at_levels(found)}.")
+                    told.setdefault(row["concept"], []).append(numeral(row["level"]))
+            if told:
+                parts.append(f"{effect} than by the solo twins ({kind} pressure): {at_levels(told)}.")
         said.append(" ".join(parts))
     return said + _twins(s)
 

@@ -86,7 +86,16 @@ def variance(found: Scores, owners: dict[str, list[str]]) -> pd.DataFrame:
             one, two = ([found[*tap, c] for c in owners] for tap in (a, b))
             sv = sum(abs(x - y) for x, y in zip(one, two, strict=True)) / len(one)
             shuffled = sum(abs(x - y) for x in one for y in two) / len(one) ** 2
-            similarity = 1.0 if a == b else 0.9 - 0.2 * abs(a[2] - b[2]) if a[1] == b[1] else 0.1 + 0.17 * a[2]
+            share = 0.07 * (9 - int(a[0].split()[1])) if a[0].startswith("epoch") else 0.0
+            similarity = (
+                1.0
+                if a == b
+                else 0.99 - share
+                if a[1:] == b[1:]
+                else 0.9 - 0.2 * abs(a[2] - b[2])
+                if a[1] == b[1]
+                else 0.1 + 0.17 * a[2]
+            )
             ratio = sv / shuffled if shuffled else NAN
             rows.append(
                 _side("a", *a)
