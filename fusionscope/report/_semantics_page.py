@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fusionscope.report import _charts, _semantics_charts
+from fusionscope.report import _charts, _semantics_charts, _streams_charts
 from fusionscope.report._palette import GLYPHS
 from fusionscope.report._prose import num
 from fusionscope.report._semantics import Row, Semantics
@@ -127,19 +127,19 @@ def _within(s: Semantics, charts: Charts) -> dict[str, Any]:
     steps, training = [], []
     if any(v.sv.computed for m in s.view.modalities for v in s.steps(m)):
         label = "Semantic variance and CKA of consecutive levels, a line per modality."
-        steps.append(_add(charts, "steps", _semantics_charts.steps(s), "", label))
+        steps.append(_add(charts, "steps", _streams_charts.steps(s), "", label))
     for m, by_level in s.training.items():
         if any(v.sv.computed for epochs in by_level.values() for v in epochs.values()):
             label = f"Semantic variance and CKA of the checkpoints of {m} to the final state, a line per level."
-            marks = _semantics_charts.level_marks(list(by_level))
+            marks = _streams_charts.level_marks(list(by_level))
             key = [(name, colour, GLYPHS[shape]) for name, colour, shape in marks]
-            part = _add(charts, "training", _semantics_charts.training(s, m), m, label)
+            part = _add(charts, "training", _streams_charts.training(s, m), m, label)
             training.append({**part, "key": key})
     return {"steps": steps, "training": training}
 
 
 def _joint(s: Semantics, charts: Charts) -> dict[str, Any]:
-    spec = _semantics_charts.joint(s)
+    spec = _streams_charts.joint(s)
     if not spec:
         return {"drawn": [], "pairs": []}
     label = "Scatter of CKA and 1 − ν of the modalities at equal levels, with four quadrants."
