@@ -96,7 +96,7 @@ def profile(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
                 "Verdict": kind_of(row),
             }
         )
-    spec = _zero_spec(len(s.view.modalities), 20, 300, ("Concept", "Difference", "Verdict"))
+    spec = _zero_spec(len(s.view.modalities), 20, 240, ("Concept", "Difference", "Verdict"))
     return filled(spec, rows, order=[row["y"] for row in rows], across=title)
 
 
@@ -136,7 +136,7 @@ def pressure(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
 def pressure_on_concepts(s: Semantics, given: Sequence[Row]) -> dict[str, Any]:
     """Return the difference of joint and solo |d|, a row per concept."""
     rows = _pressures(given, "concept")
-    spec = _zero_spec(len(s.view.modalities), 20, 300, PRESSURE)
+    spec = _zero_spec(len(s.view.modalities), 20, 240, PRESSURE)
     return filled(spec, rows, order=[row["y"] for row in rows], across="|d|: joint − solo")
 
 

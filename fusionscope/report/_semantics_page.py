@@ -11,7 +11,7 @@ from fusionscope.report._palette import GLYPHS
 from fusionscope.report._prose import num
 from fusionscope.report._semantics import Row, Semantics
 
-CONCEPTS_DRAWN = 40
+CONCEPTS_DRAWN = 30
 PROFILED = 30
 PAIRS_DRAWN = 10
 Charts = dict[str, dict[str, Any]]
@@ -35,8 +35,8 @@ def sections(s: Semantics, charts: Charts) -> dict[str, Any]:
         "within": _within(s, charts) if any(map(s.steps, s.view.modalities)) or s.training else None,
         "joint": _joint(s, charts) if s.pairs else None,
         "collaboration": _collaboration(s, charts) if s.rows("collaboration") else None,
-        "units": {} if s.rows("units") else None,
-        "pairwise": {} if s.rows("pairwise") else None,
+        "units": {"computed": not s.failure(s.rows("units"), "dead")} if s.rows("units") else None,
+        "pairwise": {"computed": not s.failure(s.rows("pairwise"), "value")} if s.rows("pairwise") else None,
     }
     return {
         name: part | {"nav": TITLES[name][0], "title": TITLES[name][1]}

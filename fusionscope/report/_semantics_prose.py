@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from fusionscope.report._prose import LISTED, count, interval, listing, num
 from fusionscope.report._semantics import Row, Semantics, Variance, estimate, numeral
 
+NAMED, PAIRS = 3, 15  # pairs of modalities whose concepts are named, and whose sets are counted
+
 
 def levels(names: Sequence[str]) -> str:
     """Write levels, runs of three and more as a range.
@@ -52,10 +54,19 @@ def concepts(s: Semantics) -> list[str]:
     encoded = listing([f"{m} encodes {n}" for m, n in each.items()])
     said = [f"Of {count(total, 'concept')}, {encoded} at one level at least."]
     pairs = s.differences("across")
-    said += [sets(a, b, rows, s) for (a, b), rows in list(pairs.items())[:LISTED]]
-    if len(pairs) > LISTED:
-        said.append(f"{len(pairs) - LISTED} further pairs of modalities are in the table.")
+    if len(pairs) > NAMED:
+        said += [_counts(a, b, rows, s) for (a, b), rows in list(pairs.items())[:PAIRS]]
+        return [*said, "Which they are, and the levels at which the concepts emerge, is in the tables."]
+    said += [sets(a, b, rows, s) for (a, b), rows in pairs.items()]
     return said + [line for m in s.streams if (line := emergence(s, m))]
+
+
+def _counts(a: str, b: str, rows: list[Row], s: Semantics) -> str:
+    kinds = s.kinds(rows)
+    either = kinds.get("a", {}).keys() | kinds.get("b", {}).keys()
+    both = [c for c in kinds.get("both", {}) if c not in either]
+    special = [len(kinds.get(side, {})) for side in "ab"]
+    return f"{a} against {b}: {special[0]} special to {a}, {special[1]} to {b}, {len(both)} consistent."
 
 
 def sets(a: str, b: str, rows: list[Row], s: Semantics) -> str:
@@ -212,7 +223,10 @@ def training(s: Semantics) -> list[str]:
             after = [epoch for epoch in known if not late or epoch > late[-1]]
             when = f"from epoch {after[0]:g} on" if after else "at none of the checkpoints"
             settled.setdefault(when, []).append(numeral(level))
-        if settled:
+        if not settled:
+            rows = [v.row for epochs in by_level.values() for v in epochs.values()]
+            said.append(f"The checkpoints of {m} could not be compared: {s.failure(rows, 'sv') or 'no floor'}.")
+        else:
             parts = "; ".join(f"{levels(names)} {when}" for when, names in settled.items())
             said.append(f"{m} is not told apart from its final state: {parts}.")
     return said

@@ -223,5 +223,5 @@ def _joint_spec(pairs: int, low: tuple[float, float]) -> dict[str, Any]:
         tooltip=tooltip,
     )
     names = points.mark_text(dx=11, dy=-8, fontSize=11).encode(text="label:N")
-    frame = alt.layer(*layers, path, dots, names).properties(width=380, height=380)
+    frame = alt.layer(*layers, path, dots, names).properties(width=310, height=310)
     return spec_of(frame.properties(view={"stroke": "var(--line)"}))
