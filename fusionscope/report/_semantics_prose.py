@@ -133,9 +133,13 @@ def _pair(s: Semantics, a: str, b: str) -> str:
             f"clear of its floor{_floors(known)}."
         )
     most = max(apart, key=lambda v: v.sv.value)
-    least = min(known, key=lambda v: v.sv.value)
-    if len(known) == 1 or most is least:
+    least = _least(known)
+    floored = [numeral(v.a) for v in known if not v.told_apart]
+    if len(known) == 1:
         said = f"At level {numeral(most.a)} the semantic variance of {a} and {b} is {interval(most.sv)}"
+    elif most.sv.overlaps(least.sv) and floored:
+        where = levels([numeral(v.a) for v in apart])
+        said = f"{a} and {b} are told apart at {where}, semantic variance {_reach(_least(apart), most)}"
     elif most.sv.overlaps(least.sv):
         reach = f"semantic variance {_reach(least, most)}; the intervals overlap"
         said = f"{a} and {b} differ about equally in what they tell at every matched level ({reach})"
@@ -145,7 +149,6 @@ def _pair(s: Semantics, a: str, b: str) -> str:
             f"{interval(most.sv)}, and least at level {numeral(least.a)}, {interval(least.sv)}"
         )
     said += f"; refits alone give{_floors(known, bare=True)}."
-    floored = [numeral(v.a) for v in known if not v.told_apart]
     return f"{said} Not clear of the floor, so no difference: {levels(floored)}." if floored else said
 
 
@@ -176,17 +179,24 @@ def within(s: Semantics) -> list[str]:
         if not clear:
             line = f"No step of {m} changes what it tells by more than refits alone do{_floors(known)}."
         else:
-            most, least = max(clear, key=lambda v: v.sv.value), min(known, key=lambda v: v.sv.value)
-            if len(known) > 1 and most.sv.overlaps(least.sv):
+            most, least = max(clear, key=lambda v: v.sv.value), _least(known)
+            floored = [v for v in known if not v.told_apart]
+            if floored and most.sv.overlaps(least.sv):
+                where = listing([_step(v) for v in clear])
+                line = f"{m} changes {where}, semantic variance {_reach(_least(clear), most)}."
+            elif len(known) > 1 and most.sv.overlaps(least.sv):
                 reach = f"{_reach(least, most)}; the intervals overlap"
                 line = f"{m} changes about equally at every step (semantic variance {reach})."
             else:
                 line = f"{m} changes most {_step(most)}, semantic variance {interval(most.sv)}."
-            floored = [v for v in known if not v.told_apart]
             if floored:
                 line += f" No change beyond the floor {listing([_step(v) for v in floored])}."
         said.append(" ".join([line, *_gains(gained.get((m, m), []))]))
     return said
+
+
+def _least(found: Sequence[Variance]) -> Variance:
+    return min(found, key=lambda v: v.sv.value)
 
 
 def _reach(least: Variance, most: Variance) -> str:
