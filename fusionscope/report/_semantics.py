@@ -29,6 +29,11 @@ class Variance:
     row: Row
 
     @property
+    def at(self) -> str:
+        """The level; both where they differ."""
+        return place(self.row)
+
+    @property
     def told_apart(self) -> bool:
         """The interval (or the value, where there is none) lies above the floor."""
         if not self.sv.computed or not math.isfinite(self.floor):
@@ -79,6 +84,11 @@ class Semantics:
         if any(math.isfinite(row[value]) for row in rows):
             return ""
         return next((row["reason"] for row in rows if row.get("reason")), "no reason given")
+
+    @property
+    def margin(self) -> float:
+        """What training anew alone changes in a score, as the dissection took it; NaN where it has none."""
+        return number(self.view.section("parameters").get("margin"))
 
     # --- concepts ---
 
@@ -155,8 +165,20 @@ class Semantics:
         return [pair for pair in combinations(self.view.modalities, 2) if pair in self.variances]
 
     def matched(self, a: str, b: str) -> list[Variance]:
-        """Return the semantic variances of equal levels of two modalities."""
-        return sorted((v for v in self.variances.get((a, b), []) if v.a == v.b), key=lambda v: v.a)
+        """Return the semantic variances of matched levels of two modalities."""
+        return sorted((v for v in self.variances.get((a, b), []) if self.match(v.row)), key=lambda v: (v.a, v.b))
+
+    def match(self, row: Row) -> bool:
+        """Whether a row is about levels that the dissection compares across modalities; else about equal levels."""
+        if self._matched:
+            return (row["tap_a"], row["tap_b"]) in self._matched
+        return row["level_a"] == row["level_b"]
+
+    @cached_property
+    def _matched(self) -> set[tuple[str, str]]:
+        rows = [row for row in self.rows("profile") if row["question"] == "across"]
+        found = {(row["tap_a"], row["tap_b"]) for row in rows if row["tap_a"]}
+        return found | {(b, a) for a, b in found}
 
     def steps(self, modality: str) -> list[Variance]:
         """Return the semantic variance of each level of a stream to the level before it."""

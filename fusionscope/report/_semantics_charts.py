@@ -96,7 +96,7 @@ def profile(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
                 "Verdict": kind_of(row),
             }
         )
-    spec = _zero_spec(len(s.view.modalities), 20, 240, ("Concept", "Difference", "Verdict"))
+    spec = _zero_spec(len(s.view.modalities), 20, 240, ("Concept", "Difference", "Verdict"), s.margin)
     return filled(spec, rows, order=[row["y"] for row in rows], across=title)
 
 
@@ -130,18 +130,20 @@ def pressure(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
     """Return, per level, the value inside the joint model and between the solo twins, and beside it the difference."""
     rows = _pressures(given, "level")
     order = list(dict.fromkeys(row["y"] for row in rows))
-    return filled(_pressure_spec(), rows, order=order, across="joint − solo", value=title)
+    return filled(
+        _pressure_spec(s.margin if title != "CKA" else 0.0), rows, order=order, across="joint − solo", value=title
+    )
 
 
 def pressure_on_concepts(s: Semantics, given: Sequence[Row]) -> dict[str, Any]:
     """Return the difference of joint and solo |d|, a row per concept."""
     rows = _pressures(given, "concept")
-    spec = _zero_spec(len(s.view.modalities), 20, 240, PRESSURE)
+    spec = _zero_spec(len(s.view.modalities), 20, 240, PRESSURE, s.margin)
     return filled(spec, rows, order=[row["y"] for row in rows], across="|d|: joint − solo")
 
 
 @cache
-def _pressure_spec() -> dict[str, Any]:
+def _pressure_spec(margin: float) -> dict[str, Any]:
     names = alt.Axis(ticks=False, domain=False, labelPadding=9)
     y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
     axis = alt.Axis(grid=True, tickCount=4, domain=False, ticks=False)
@@ -154,24 +156,30 @@ def _pressure_spec() -> dict[str, Any]:
         )
         layers.append(dots.encode(x=alt.X(f"{name}:Q", title="@value", axis=axis)))
     left = alt.layer(*layers).properties(width=190, height=alt.Step(24))
-    right = _zero_chart(1, 24, 190, PRESSURE, labels=False)
+    right = _zero_chart(1, 24, 190, PRESSURE, margin, labels=False)
     return spec_of(alt.hconcat(left, right, spacing=26))
 
 
 @cache
-def _zero_spec(modalities: int, height: int, width: int, tooltip: tuple[str, ...]) -> dict[str, Any]:
-    return spec_of(_zero_chart(modalities, height, width, tooltip))
+def _zero_spec(modalities: int, height: int, width: int, tooltip: tuple[str, ...], margin: float) -> dict[str, Any]:
+    return spec_of(_zero_chart(modalities, height, width, tooltip, margin))
 
 
-def _zero_chart(modalities: int, height: int, width: int, tooltip: tuple[str, ...], labels: bool = True) -> Any:
-    """Dots with limits around a zero line; a filled dot is clear of zero, ``m`` its colour (-1: ink)."""
+def _zero_chart(
+    modalities: int, height: int, width: int, tooltip: tuple[str, ...], margin: float, labels: bool = True
+) -> Any:
+    """Dots with limits around a zero line; a filled dot is clear of ``margin``, ``m`` its colour (-1: ink)."""
     domain = list(range(-1, modalities))
     colours = alt.Scale(domain=domain, range=["var(--ink)", *(colour(i) for i in domain[1:])])
     names = alt.Axis(ticks=False, domain=False) if labels else None
     y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
     axis = alt.Axis(grid=True, tickCount=5, domain=False, ticks=False)
     base = chart().encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
-    zero = chart().mark_rule(color="var(--soft)").encode(x=alt.XDatum(0, type="quantitative"))
+    once = chart().transform_aggregate(n="count()")
+    zero = once.mark_rule(color="var(--soft)").encode(x=alt.XDatum(0, type="quantitative"))
+    if math.isfinite(margin) and margin > 0:
+        band = once.mark_rect(fill="var(--line)", opacity=0.45)
+        zero = band.encode(x=alt.XDatum(-margin, type="quantitative"), x2=alt.X2Datum(margin)) + zero
     dim = alt.condition("datum.clear", alt.value(1), alt.value(0.5))
     stroke = alt.Stroke("m:N", scale=colours, legend=None)
     limits = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)

@@ -39,6 +39,11 @@ def at_levels(found: dict[str, list[str]]) -> str:
     return "; ".join(said[:LISTED]) + (f"; and {left} more" if left else "")
 
 
+def margin(s: Semantics) -> str:
+    """Write the margin, "" where there is none."""
+    return num(s.margin) if math.isfinite(s.margin) and s.margin > 0 else ""
+
+
 # --- what each stream tells ---
 
 
@@ -134,20 +139,18 @@ def _pair(s: Semantics, a: str, b: str) -> str:
         )
     most = max(apart, key=lambda v: v.sv.value)
     least = _least(known)
-    floored = [numeral(v.a) for v in known if not v.told_apart]
+    floored = [v.at for v in known if not v.told_apart]
     if len(known) == 1:
-        said = f"At level {numeral(most.a)} the semantic variance of {a} and {b} is {interval(most.sv)}"
+        said = f"At level {most.at} the semantic variance of {a} and {b} is {interval(most.sv)}"
     elif most.sv.overlaps(least.sv) and floored:
-        where = levels([numeral(v.a) for v in apart])
+        where = levels([v.at for v in apart])
         said = f"{a} and {b} are told apart at {where}, semantic variance {_reach(_least(apart), most)}"
     elif most.sv.overlaps(least.sv):
         reach = f"semantic variance {_reach(least, most)}; the intervals overlap"
         said = f"{a} and {b} differ about equally in what they tell at every matched level ({reach})"
     else:
-        said = (
-            f"{a} and {b} differ most in what they tell at level {numeral(most.a)}, semantic variance "
-            f"{interval(most.sv)}, and least at level {numeral(least.a)}, {interval(least.sv)}"
-        )
+        top, bottom = _ranked(known, most, least)
+        said = f"{a} and {b} differ most in what they tell at {_at(top)}, and least at {_at(bottom, '')}"
     said += f"; refits alone give{_floors(known, bare=True)}."
     return f"{said} Not clear of the floor, so no difference: {levels(floored)}." if floored else said
 
@@ -156,7 +159,7 @@ def _floors(known: Sequence[Variance], bare: bool = False) -> str:
     floors = sorted(v.floor for v in known if math.isfinite(v.floor))
     if not floors:
         return " an unknown floor" if bare else ", which could not be computed"
-    low, high = num(floors[0]), num(floors[-1])
+    low, high = (num(floor, 2 if floor >= 0.01 else 3) for floor in (floors[0], floors[-1]))
     written = low if low == high else f"{low} to {high}"
     return f" {written}" if bare else f" ({written})"
 
@@ -188,7 +191,8 @@ def within(s: Semantics) -> list[str]:
                 reach = f"{_reach(least, most)}; the intervals overlap"
                 line = f"{m} changes about equally at every step (semantic variance {reach})."
             else:
-                line = f"{m} changes most {_step(most)}, semantic variance {interval(most.sv)}."
+                top, _ = _ranked(known, most, least)
+                line = f"{m} changes most {listing([_step(v) for v in top])}, semantic variance {_values(top)}."
             if floored:
                 line += f" No change beyond the floor {listing([_step(v) for v in floored])}."
         said.append(" ".join([line, *_gains(gained.get((m, m), []))]))
@@ -199,9 +203,29 @@ def _least(found: Sequence[Variance]) -> Variance:
     return min(found, key=lambda v: v.sv.value)
 
 
+def _ranked(known: Sequence[Variance], most: Variance, least: Variance) -> tuple[list[Variance], list[Variance]]:
+    """Return what cannot be told from the largest, and from the smallest; what is near both is in neither."""
+    top = [v for v in known if v is most or (v.sv.overlaps(most.sv) and not v.sv.overlaps(least.sv))]
+    return top, [v for v in known if v is least or (v.sv.overlaps(least.sv) and not v.sv.overlaps(most.sv))]
+
+
+def _at(found: Sequence[Variance], noun: str = "semantic variance ") -> str:
+    return f"{levels([v.at for v in found])}, {noun}{_values(found)}"
+
+
+def _values(found: Sequence[Variance]) -> str:
+    if len(found) == 1:
+        return interval(found[0].sv, _digits(found[0]))
+    return f"{_reach(_least(found), max(found, key=lambda v: v.sv.value))} (the intervals overlap)"
+
+
 def _reach(least: Variance, most: Variance) -> str:
-    low, high = num(least.sv.value), num(most.sv.value)
+    low, high = num(least.sv.value, _digits(most)), num(most.sv.value, _digits(most))
     return low if low == high else f"{low} to {high}"
+
+
+def _digits(v: Variance) -> int:
+    return 2 if abs(v.sv.value) >= 0.1 else 3
 
 
 def _step(v: Variance) -> str:
@@ -232,6 +256,8 @@ def training(s: Semantics) -> list[str]:
             late = [epoch for epoch, v in known.items() if v.told_apart]
             after = [epoch for epoch in known if not late or epoch > late[-1]]
             when = f"from epoch {after[0]:g} on" if after else "at none of the checkpoints"
+            if len(after) == 1 < len(known):
+                when = f"only at the last checkpoint, epoch {after[0]:g}"
             settled.setdefault(when, []).append(numeral(level))
         if not settled:
             rows = [v.row for epochs in by_level.values() for v in epochs.values()]
@@ -266,7 +292,7 @@ def joint(s: Semantics) -> list[str]:
         for v in s.matched(a, b):
             if math.isfinite(v.similarity) and math.isfinite(v.ratio):
                 unclear = not v.told_apart and v.ratio > 0.5
-                (alike if unclear else found.setdefault(quadrant(v), [])).append(numeral(v.a))
+                (alike if unclear else found.setdefault(quadrant(v), [])).append(v.at)
         parts = [f"{name} at {levels(where)}" for name, where in found.items() if where]
         if alike:
             parts.append(f"no difference in semantics clear of the floor at {levels(alike)}")
@@ -289,13 +315,13 @@ def verdict(rows: Sequence[Row]) -> str:
         return "Pressure in both directions is clear of the limits: the hybrid rule."
     if "consistency" in kinds:
         return (
-            "Only consistency pressure is clear of the limits: the modalities are more alike inside the joint model "
-            "than as solo twins."
+            "Only consistency pressure is clear of the limits: where joint and solo differ, the modalities are more "
+            "alike inside the joint model."
         )
     if "speciality" in kinds:
         return (
-            "Only speciality pressure is clear of the limits: the modalities are less alike inside the joint model "
-            "than as solo twins."
+            "Only speciality pressure is clear of the limits: where joint and solo differ, the modalities are less "
+            "alike inside the joint model."
         )
     return "Nothing lies beyond the noise: no pressure of joint training is shown."
 

@@ -157,9 +157,9 @@ def joint(s: Semantics) -> dict[str, Any]:
                     "x": v.similarity,
                     "y": 1 - v.ratio,
                     "p": i,
-                    "label": numeral(v.a),
+                    "label": v.at,
                     "clear": v.told_apart,
-                    "Pair": f"{a} and {b}, level {numeral(v.a)}",
+                    "Pair": f"{a} and {b}, level {v.at}",
                     "CKA": num(v.similarity, 3),
                     "1 − ν": num(1 - v.ratio, 3),
                     "Consistency": num(v.row["consistency"], 3),
@@ -175,7 +175,7 @@ def joint(s: Semantics) -> dict[str, Any]:
         {"tx": low[0], "ty": 1 + BORDER, "name": "same semantics", "more": "from different features"},
         {"tx": 1 + BORDER, "ty": 1 + BORDER, "name": "same features,", "more": "same semantics"},
         {"tx": low[0], "ty": low[1], "name": "", "more": "fully special"},
-        {"tx": 1 + BORDER, "ty": low[1], "name": "similar geometry,", "more": "different readable semantics"},
+        {"tx": 1 + BORDER, "ty": low[1], "name": "similar geometry,", "more": "different semantics"},
     ]
     return filled(_joint_spec(len(s.pairs), low), rows + corners)
 

@@ -78,6 +78,6 @@ def matched_pairwise(s: Semantics) -> list[Row]:
     found = []
     for row in s.rows("pairwise"):
         a, b = names.get(row["modality_a"], -1), names.get(row["modality_b"], -1)
-        if row["level_a"] == row["level_b"] and a < b:
+        if s.match(row) and a < b:
             found.append((a, b, row["level_a"], row))
     return [row for *_, row in sorted(found, key=lambda entry: entry[:3])]
