@@ -13,7 +13,7 @@ from fusionscope.report._charts import level_step, reason
 from fusionscope.report._palette import colour
 from fusionscope.report._prose import num
 from fusionscope.report._semantics import Row, Semantics, estimate, numeral, place
-from fusionscope.report._vega import cell, cells_spec, chart, filled, spec_of
+from fusionscope.report._vega import cell, cells_spec, chart, filled, pruned, spec_of
 
 KINDS = {"both": "consistent", "neither": "neither", "": "not computed"}
 
@@ -97,7 +97,7 @@ def profile(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
             }
         )
     spec = _zero_spec(len(s.view.modalities), 20, 240, ("Concept", "Difference", "Verdict"), s.margin)
-    return filled(spec, rows, order=[row["y"] for row in rows], across=title)
+    return filled(pruned(spec, rows), rows, order=[row["y"] for row in rows], across=title)
 
 
 def _pressures(given: Sequence[Row], name: str) -> list[dict[str, Any]]:
@@ -130,16 +130,15 @@ def pressure(s: Semantics, given: Sequence[Row], title: str) -> dict[str, Any]:
     """Return, per level, the value inside the joint model and between the solo twins, and beside it the difference."""
     rows = _pressures(given, "level")
     order = list(dict.fromkeys(row["y"] for row in rows))
-    return filled(
-        _pressure_spec(s.margin if title != "CKA" else 0.0), rows, order=order, across="joint − solo", value=title
-    )
+    spec = pruned(_pressure_spec(s.margin if title != "CKA" else 0.0), rows)
+    return filled(spec, rows, order=order, across="joint − solo", value=title)
 
 
 def pressure_on_concepts(s: Semantics, given: Sequence[Row]) -> dict[str, Any]:
     """Return the difference of joint and solo |d|, a row per concept."""
     rows = _pressures(given, "concept")
     spec = _zero_spec(len(s.view.modalities), 20, 240, PRESSURE, s.margin)
-    return filled(spec, rows, order=[row["y"] for row in rows], across="|d|: joint − solo")
+    return filled(pruned(spec, rows), rows, order=[row["y"] for row in rows], across="|d|: joint − solo")
 
 
 @cache

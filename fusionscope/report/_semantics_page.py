@@ -36,13 +36,17 @@ def sections(s: Semantics, charts: Charts) -> dict[str, Any]:
         "joint": _joint(s, charts) if s.pairs else None,
         "collaboration": _collaboration(s, charts) if s.rows("collaboration") else None,
         "units": {"computed": not s.failure(s.rows("units"), "dead")} if s.rows("units") else None,
-        "pairwise": {"computed": not s.failure(s.rows("pairwise"), "value")} if s.rows("pairwise") else None,
+        "pairwise": _pairwise(s) if s.rows("pairwise") and len(s.view.modalities) > 1 else None,
     }
     return {
         name: part | {"nav": TITLES[name][0], "title": TITLES[name][1]}
         for name, part in found.items()
         if part is not None
     }
+
+
+def _pairwise(s: Semantics) -> dict[str, Any]:
+    return {"computed": not s.failure(s.rows("pairwise"), "value")}
 
 
 def _add(charts: Charts, kind: str, spec: dict[str, Any], caption: str, label: str) -> dict[str, str]:

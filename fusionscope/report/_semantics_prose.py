@@ -192,7 +192,8 @@ def within(s: Semantics) -> list[str]:
                 line = f"{m} changes about equally at every step (semantic variance {reach})."
             else:
                 top, _ = _ranked(known, most, least)
-                line = f"{m} changes most {listing([_step(v) for v in top])}, semantic variance {_values(top)}."
+                much = " most" if len(known) > 1 else ""
+                line = f"{m} changes{much} {listing([_step(v) for v in top])}, semantic variance {_values(top)}."
             if floored:
                 line += f" No change beyond the floor {listing([_step(v) for v in floored])}."
         said.append(" ".join([line, *_gains(gained.get((m, m), []))]))

@@ -14,7 +14,7 @@ from fusionscope.report._palette import SHAPES, STEPS, colour, shape
 from fusionscope.report._prose import num
 from fusionscope.report._semantics import Semantics, numeral
 from fusionscope.report._semantics_prose import quadrant
-from fusionscope.report._vega import chart, filled, spec_of
+from fusionscope.report._vega import chart, filled, pruned, spec_of
 
 # --- along a stream, and along training ---
 
@@ -40,13 +40,18 @@ def steps(s: Semantics) -> dict[str, Any]:
                 "Floor": "",
             }
             rows += [common | _finite(value), common | _finite(alike)]
-    spec = _steps_spec(len(s.view.modalities), len(places))
-    written = filled(spec, rows)
+    spec = _steps_spec(len(s.view.modalities), len(places), _panels(rows))
+    written = filled(pruned(spec, rows), rows)
     for panel in written["hconcat"]:
         for layer in panel["layer"]:
             axis = layer["encoding"]["x"]["axis"]
             axis["labelExpr"] = f"{_js(places)}[datum.value]"
     return written
+
+
+def _panels(rows: list[dict[str, Any]]) -> tuple[int, ...]:
+    """Return the panels that have a value."""
+    return tuple(sorted({row["panel"] for row in rows if row["y"] is not None}))
 
 
 def _js(names: list[str]) -> str:
@@ -59,7 +64,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _steps_spec(modalities: int, places: int) -> dict[str, Any]:
+def _steps_spec(modalities: int, places: int, shown: tuple[int, ...]) -> dict[str, Any]:
     many = list(range(modalities))
     colours = alt.Scale(domain=many, range=[colour(i) for i in many])
     shapes = alt.Scale(domain=many, range=[shape(i) for i in many])
@@ -68,7 +73,8 @@ def _steps_spec(modalities: int, places: int) -> dict[str, Any]:
     tooltip = ["Stream:N", "Step:N", "Value:N", "Floor:N"]
     colours_of = alt.Color("m:N", scale=colours, legend=None)
     panels = []
-    for panel, title in ((0, "semantic variance"), (1, "CKA")):
+    for panel in shown:
+        title = ("semantic variance", "CKA")[panel]
         y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, domain=False, ticks=False))
         base = chart().transform_filter(f"datum.panel === {panel}").encode(x=x, color=colours_of, tooltip=tooltip)
         valid = base.transform_filter("isValid(datum.y)")
@@ -106,7 +112,7 @@ def training(s: Semantics, modality: str) -> dict[str, Any]:
                 "Value": f"CKA {num(v.similarity, 3)}",
             }
             rows += [common | _finite(sv), common | _finite(alike)]
-    return filled(_training_spec(tuple(level_marks(list(by_level)))), rows)
+    return filled(_training_spec(tuple(level_marks(list(by_level))), _panels(rows)), rows)
 
 
 def level_marks(levels: Sequence[float]) -> list[tuple[str, str, str]]:
@@ -117,12 +123,13 @@ def level_marks(levels: Sequence[float]) -> list[tuple[str, str, str]]:
 
 
 @cache
-def _training_spec(marks: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
+def _training_spec(marks: tuple[tuple[str, str, str], ...], shown: tuple[int, ...]) -> dict[str, Any]:
     names = [name for name, _, _ in marks]
     colours = alt.Scale(domain=names, range=[c for _, c, _ in marks])
     shapes = alt.Scale(domain=names, range=[glyph for _, _, glyph in marks])
     panels = []
-    for panel, title in ((0, "semantic variance to the final"), (1, "CKA with the final")):
+    for panel in shown:
+        title = ("semantic variance to the final", "CKA with the final")[panel]
         axis = alt.Axis(grid=False, tickMinStep=1, tickCount=5)
         x = alt.X("x:Q", title="epoch", axis=axis, scale=alt.Scale(nice=False, padding=8))
         y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4, domain=False, ticks=False))

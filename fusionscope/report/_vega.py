@@ -64,6 +64,22 @@ def filled(spec: dict[str, Any], rows: list[dict[str, Any]], **titles: str | lis
     return json.loads(written) | {"datasets": {"rows": rows}}
 
 
+def pruned(spec: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a specification without the layers that have no value in any row: Vega would warn of infinite extents."""
+    kept = dict(spec)
+    for parts in ("layer", "hconcat"):
+        if parts in kept:
+            alive = [pruned(part, rows) for part in kept[parts] if _has_values(part, rows)]
+            kept[parts] = alive or kept[parts]
+    return kept
+
+
+def _has_values(layer: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    places = [layer.get("encoding", {}).get(channel, {}) for channel in ("x", "y", "x2", "y2")]
+    fields = [place["field"] for place in places if "field" in place]
+    return all(any(row.get(field) is not None for row in rows) for field in fields)
+
+
 def spec_of(chart: Any) -> dict[str, Any]:
     spec = chart.to_dict()
     spec.pop("config", None)

@@ -265,4 +265,33 @@ def failed() -> Dissected:
     return Dissected(tables, whole.manifest, whole.trace)
 
 
+def single() -> Dissected:
+    """One modality: nothing to compare it with."""
+    return extended(factory.single(), {"zero": ["x"], "one": []}, 2, references=False)
+
+
+def without(name: str, columns: str, every: int = 1) -> Dissected:
+    """The scenes with NaN in some columns of every n-th row of a table."""
+    whole = scenes()
+    table = whole.tables[name].reset_index(drop=True)
+    gone = table.index % every == 0
+    table.loc[gone, columns.split()] = NAN
+    if "reason" in table:
+        table["reason"] = ["left out" if g else "" for g in gone]
+    return Dissected(whole.tables | {name: table}, whole.manifest, whole.trace)
+
+
+ODD = {
+    "single": single,
+    "no CKA": lambda: without("variance", "similarity ratio consistency speciality"),
+    "no intervals": lambda: without("variance", "low high"),
+    "no limits": lambda: without("profile", "low high"),
+    "no pressure limits": lambda: without("collaboration", "low high"),
+    "no joint value": lambda: without("collaboration", "joint"),
+    "holes in variance": lambda: without("variance", VALUES["variance"], 3),
+    "holes in concepts": lambda: without("concepts", VALUES["concepts"], 4),
+    "holes in profile": lambda: without("profile", VALUES["profile"], 3),
+    "holes in units": lambda: without("units", VALUES["units"], 3),
+    "holes in pairwise": lambda: without("pairwise", VALUES["pairwise"], 3),
+}
 EVERY = {"concepts": scenes, "concepts nasty": nasty, "concepts many": many, "concepts failed": failed}

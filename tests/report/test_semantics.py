@@ -240,6 +240,12 @@ def test_inside_the_noise_is_no_pressure() -> None:
     assert all(row[-1] in ("inside the noise", "") for row in listed.collaboration(s).body)
 
 
+def test_one_modality_has_a_stream_but_nothing_across() -> None:
+    s = given(planted.single())
+    assert list(sections(s, {})) == ["concepts", "within", "units"]
+    assert prose.within(s)[0].startswith("x changes from level 0 to 1, semantic variance 0.13 (0.11 to 0.15).")
+
+
 # --- units, other similarities, tables and sections ---
 
 
@@ -276,9 +282,10 @@ def test_everything_failed_gives_its_reasons() -> None:
     assert charts == {}
 
 
-@pytest.mark.parametrize("name", planted.EVERY)
+@pytest.mark.parametrize("name", [*planted.EVERY, *planted.ODD])
 def test_no_sentence_holds_nan(name: str) -> None:
-    page = re.sub(r"<script.*?</script>|<style.*?</style>", "", render(View(planted.EVERY[name]())), flags=re.S)
+    whole = (planted.EVERY | planted.ODD)[name]()
+    page = re.sub(r"<script.*?</script>|<style.*?</style>", "", render(View(whole)), flags=re.S)
     assert not re.search(r"\bnan\b|None|<NA>", page)
 
 
@@ -343,6 +350,13 @@ def test_the_maps_hold_what_was_planted(browser: Chromium, report: Path) -> None
         "document.querySelectorAll('#variance .chart')[0].querySelectorAll('.mark-symbol path').length"
     )
     assert floor == 1
+
+
+@pytest.mark.parametrize("name", planted.ODD)
+def test_what_is_missing_leaves_no_warning(browser: Chromium, tmp_path: Path, name: str) -> None:
+    browser.open(write_report(planted.ODD[name](), tmp_path / "r.html"))
+    found = browser.result("[...document.querySelectorAll('[data-chart]')].filter(b => !b.querySelector('svg')).length")
+    assert (found.console_errors, found.warnings, found.values) == ([], [], [0])
 
 
 def test_special_dots_have_their_owners_colour(browser: Chromium, report: Path) -> None:
