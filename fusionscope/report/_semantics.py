@@ -160,6 +160,16 @@ class Semantics:
         return found
 
     @cached_property
+    def twins(self) -> dict[tuple[str, str], list[Variance]]:
+        """Semantic variances between the solo twins of two modalities."""
+        found: dict[tuple[str, str], list[Variance]] = {}
+        for row in self.rows("variance", own=False):
+            pair = (row["modality_a"], row["modality_b"])
+            if pair in self.pairs and (row["source_a"], row["source_b"]) == (f"solo {pair[0]}", f"solo {pair[1]}"):
+                found.setdefault(pair, []).append(_variance(row))
+        return found
+
+    @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """Pairs of modalities that the table of semantic variance holds."""
         return [pair for pair in combinations(self.view.modalities, 2) if pair in self.variances]

@@ -12,7 +12,7 @@ import altair as alt
 from fusionscope.report._charts import level_step, reason
 from fusionscope.report._palette import colour
 from fusionscope.report._prose import num
-from fusionscope.report._semantics import Row, Semantics, estimate, numeral, place
+from fusionscope.report._semantics import Row, Semantics, Variance, estimate, numeral, place
 from fusionscope.report._vega import cell, cells_spec, chart, filled, pruned, spec_of
 
 KINDS = {"both": "consistent", "neither": "neither", "": "not computed"}
@@ -54,10 +54,10 @@ def concepts(s: Semantics, modality: str, names: list[str]) -> dict[str, Any]:
     return filled(spec, rows, order=names, across=f"{modality}, level")
 
 
-def variance(s: Semantics, a: str, b: str, top: float) -> dict[str, Any]:
+def variance(found: Sequence[Variance], a: str, b: str, top: float) -> dict[str, Any]:
     """Return the map of semantic variance, levels of ``a`` down, levels of ``b`` across, coloured from 0 to ``top``."""
     rows: list[dict[str, Any]] = []
-    for v in s.variances[a, b]:
+    for v in found:
         verdict = "clear of its floor" if v.told_apart else "not clear of its floor"
         rows.append(
             {

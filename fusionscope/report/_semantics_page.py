@@ -90,22 +90,26 @@ def telling(s: Semantics) -> list[str]:
 
 
 def _variance(s: Semantics, charts: Charts) -> dict[str, Any]:
-    values = [v.sv.value for pair in s.pairs for v in s.variances[pair] if v.sv.computed]
+    every = [v for found in (s.variances, s.twins) for pair in s.pairs for v in found.get(pair, [])]
+    values = [v.sv.value for v in every if v.sv.computed]
     if not values:
-        return {"maps": [], "profiles": [], "further": [], "top": "1"}
+        return {"maps": [], "profiles": [], "further": [], "twins": [], "top": "1"}
     top = max(math.ceil(max(values) * 10 - 1e-9) / 10, 0.1)
     maps = []
     for a, b in s.pairs[:PAIRS_DRAWN]:
         label = f"Heat map of semantic variance, levels of {a} with {b}."
-        row = [
-            _add(
-                charts, "variance", _semantics_charts.variance(s, a, b, top), f"{a} with {b}: semantic variance", label
-            )
-        ]
+        spec = _semantics_charts.variance(s.variances[a, b], a, b, top)
+        row = [_add(charts, "variance", spec, f"{a} with {b}: semantic variance", label)]
         if s.view.similarities(a, b):
             label = f"Heat map of CKA, levels of {a} with {b}, again."
             row.append(_add(charts, "variance-cka", _charts.similarity(s.view, a, b), f"{a} with {b}: CKA", label))
         maps.append(row)
+    twins = []
+    for (a, b), found in list(s.twins.items())[:PAIRS_DRAWN]:
+        if any(v.sv.computed for v in found):
+            label = f"Heat map of semantic variance, levels of {a} with {b}, between their solo twins."
+            spec = _semantics_charts.variance(found, a, b, top)
+            twins.append(_add(charts, "variance-solo", spec, f"{a} with {b}: solo twins", label))
     profiles, further = [], []
     for (a, b), rows in list(s.differences("across").items())[:PAIRS_DRAWN]:
         levels = [(level, _most(found)) for level, found in _semantics_charts.at(rows).items()]
@@ -117,7 +121,7 @@ def _variance(s: Semantics, charts: Charts) -> dict[str, Any]:
                 label = f"Differences of {a} and {b}, concept by concept, level {level}."
                 part = _add(charts, "profile", spec, f"{a} − {b}, level {level}", label)
                 (profiles if last else further).append(part)
-    return {"maps": maps, "profiles": profiles, "further": further, "top": num(top, 1)}
+    return {"maps": maps, "profiles": profiles, "further": further, "twins": twins, "top": num(top, 1)}
 
 
 def _most(rows: Sequence[Row], value: str = "d") -> list[Row]:

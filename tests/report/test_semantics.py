@@ -125,6 +125,15 @@ def test_variance_at_its_floor_is_no_difference() -> None:
     )
 
 
+def test_the_solo_twins_have_a_map_of_their_own() -> None:
+    charts: dict[str, Any] = {}
+    (drawn,) = sections(given(planted.scenes()), charts)["variance"]["twins"]
+    rows = {(row["y"], row["x"]): row for row in charts[drawn["name"]]["datasets"]["rows"]}
+    assert len(rows) == 16
+    assert (rows[3, 3]["label"], rows[2, 2]["label"]) == (".66", ".38")
+    assert sections(given(planted.scenes(references=False)), {})["variance"]["twins"] == []
+
+
 def test_variances_whose_intervals_overlap_are_not_ranked() -> None:
     (said,) = prose.variance(changed("variance", {}, sv=0.3, low=0.2, high=0.4))
     assert "differ about equally in what they tell at every matched level (semantic variance 0.30" in said
