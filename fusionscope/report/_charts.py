@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
 from typing import Any
 
 import altair as alt
-import vl_convert
 
-from fusionscope.report._palette import STEPS, colour, shape
+from fusionscope.report._palette import colour, shape
 from fusionscope.report._prose import interval, num
+from fusionscope.report._vega import cell, cells_spec, chart, filled, spec_of
 from fusionscope.report._view import Estimate, View, number, text
 
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "font": FONT,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": "var(--soft)",
-        "titleColor": "var(--ink)",
-        "domainColor": "var(--line)",
-        "tickColor": "var(--line)",
-        "gridColor": "var(--line)",
-        "labelFontSize": 11,
-        "titleFontSize": 11.5,
-        "titleFontWeight": 500,
-        "labelLimit": 190,
-        "titleLimit": 240,
-    },
-    "text": {"color": "var(--ink)", "fontSize": 11},
-}
-DIAGONAL = "M-1,1L1,-1"
 
-
-@cache
-def vega_bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script that asks the network for nothing."""
-    return (
-        vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-        .replace("</script", "<\\/script")
-        .replace("<!--", "<\\!--")
-    )
-
-
-def _chart() -> Any:
-    """Return a chart of named rows; Any, since altair's mark methods are typed in a way that type checkers lose."""
-    return alt.Chart(alt.NamedData("rows"))
-
-
-def _filled(spec: dict[str, Any], rows: list[dict[str, Any]], **titles: str) -> dict[str, Any]:
-    """Return a copy of a specification with its rows, and ``@name`` replaced by a title wherever it stands.
-
-    Altair checks a specification at length; a page has dozens that differ in these things only.
-    """
-    written = json.dumps(spec)
-    for name, title in titles.items():
-        written = written.replace(f'"@{name}"', json.dumps(title))
-    return json.loads(written) | {"datasets": {"rows": rows}}
-
-
-def _spec(chart: Any) -> dict[str, Any]:
-    spec = chart.to_dict()
-    spec.pop("config", None)
-    return spec
-
-
-def _reason(estimate: Estimate) -> str:
+def reason(estimate: Estimate) -> str:
+    """Write a value with its interval, or why there is none."""
     return interval(estimate, 3) + (f": {estimate.reason}" if estimate.reason and not estimate.computed else "")
 
 
@@ -80,51 +27,28 @@ def similarity(view: View, a: str, b: str) -> dict[str, Any]:
     """Return the heat map of CKA, levels of ``a`` down, levels of ``b`` across."""
     rows: list[dict[str, Any]] = []
     for s in view.similarities(a, b):
-        value = s.cka.value
-        bound = "not computed" if math.isnan(s.null_high) else num(s.null_high, 3)
+        verdict = _verdict(s.cka.value > s.null_high, s.null_high)
         rows.append(
             {
                 "y": s.level_a,
                 "x": s.level_b,
-                "step": min(max(int(value * STEPS), 0), STEPS - 1) if s.cka.computed else None,
-                "label": num(value).replace("0.", ".", 1) if s.cka.computed and abs(value) < 0.995 else num(value, 1),
                 "inside": s.inside,
-                "computed": s.cka.computed,
                 "Levels": f"{a} {s.level_a} with {b} {s.level_b}",
-                "CKA": _reason(s.cka),
-                "Null, upper bound": bound,
-                "Verdict": _verdict(s.cka.value > s.null_high, s.null_high),
+                "CKA": reason(s.cka),
+                "Null, upper bound": "not computed" if math.isnan(s.null_high) else num(s.null_high, 3),
+                "Verdict": verdict if s.cka.computed else "not computed",
             }
+            | cell(s.cka.value)
         )
-        if not s.cka.computed:
-            rows[-1] |= {"label": "–", "Verdict": "not computed"}
-    wide = max(len({row["x"] for row in rows}), len({row["y"] for row in rows}))
-    spec = _similarity_spec(46 if wide <= 6 else 38 if wide <= 9 else 30)
-    return _filled(spec, rows, down=f"{a}, level", across=f"{b}, level")
+    step = level_step(rows)
+    spec = cells_spec(step, step, ("Levels", "CKA", "Null, upper bound", "Verdict"))
+    return filled(spec, rows, down=f"{a}, level", across=f"{b}, level")
 
 
-@cache
-def _similarity_spec(step: int) -> dict[str, Any]:
-    base = _chart().encode(
-        x=alt.X("x:O", title="@across", axis=alt.Axis(labelAngle=0, ticks=False, domain=False, orient="bottom")),
-        y=alt.Y("y:O", title="@down", axis=alt.Axis(ticks=False, domain=False)),
-        tooltip=["Levels:N", "CKA:N", "Null, upper bound:N", "Verdict:N"],
-    )
-    steps = alt.Scale(domain=list(range(STEPS)), range=[f"var(--s{i})" for i in range(STEPS)])
-    cells = (
-        base.transform_filter("datum.computed")
-        .mark_rect(stroke="var(--paper)", strokeWidth=2, cornerRadius=3)
-        .encode(color=alt.Color("step:N", scale=steps, legend=None))
-    )
-    missing = base.transform_filter("!datum.computed").mark_rect(
-        fill="transparent", stroke="var(--line)", strokeDash=[3, 3]
-    )
-    marks = base.transform_filter("datum.inside").mark_point(
-        shape=DIAGONAL, size=step * step * 0.55, stroke="var(--soft)", strokeWidth=1.2, opacity=0.8, tooltip=True
-    )
-    ink = alt.condition("datum.step > 5", alt.value("var(--on-high)"), alt.value("var(--on-low)"))
-    labels = base.mark_text(fontSize=11 if step > 30 else 9).encode(text="label:N", color=ink)
-    return _spec((cells + missing + marks + labels).properties(width=alt.Step(step), height=alt.Step(step)))
+def level_step(rows: list[dict[str, Any]]) -> int:
+    """Return the size of a cell of a map of levels."""
+    wide = max(len({row["x"] for row in rows}), len({row["y"] for row in rows}), 1)
+    return 46 if wide <= 6 else 38 if wide <= 9 else 30
 
 
 def selectivity(view: View, concept: str, bounds: tuple[float, float]) -> dict[str, Any]:
@@ -151,7 +75,7 @@ def selectivity(view: View, concept: str, bounds: tuple[float, float]) -> dict[s
         )
         if not math.isfinite(row["epsilon2"]):
             rows[-1]["Verdict"] = "not computed"
-    return _filled(_selectivity_spec(len(view.modalities), levels, bounds), rows)
+    return filled(_selectivity_spec(len(view.modalities), levels, bounds), rows)
 
 
 @cache
@@ -162,7 +86,7 @@ def _selectivity_spec(modalities: int, levels: int, bounds: tuple[float, float])
     ticks = alt.Axis(values=list(range(levels)), format="d", title=None, grid=False, tickSize=3)
     tooltip = ["Stream:N", "Tap:N", "Best unit:N", "ε²:N", "Null, upper bound:N", "Verdict:N"]
     x = alt.X("x:Q", axis=ticks, scale=alt.Scale(domain=[-0.4, levels - 0.6], nice=False))
-    base = _chart().encode(x=x, color=alt.Color("m:N", scale=colours, legend=None))
+    base = chart().encode(x=x, color=alt.Color("m:N", scale=colours, legend=None))
     y = alt.Y("y:Q", scale=alt.Scale(domain=list(bounds), nice=False), axis=alt.Axis(title=None, tickCount=3))
     valid = base.transform_filter("isValid(datum.y)")
     lines = valid.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y, detail="m:N")
@@ -173,9 +97,9 @@ def _selectivity_spec(modalities: int, levels: int, bounds: tuple[float, float])
     edge = alt.Stroke("m:N", scale=colours, legend=None)
     filled = alt.condition("datum.encoded", alt.Fill("m:N", scale=colours, legend=None), alt.value("var(--paper)"))
     marks = alt.Shape("m:N", scale=shapes, legend=None)
-    dots = _chart().transform_filter("isValid(datum.y)").mark_point(size=58, strokeWidth=1.8, opacity=1)
+    dots = chart().transform_filter("isValid(datum.y)").mark_point(size=58, strokeWidth=1.8, opacity=1)
     dots = dots.encode(x=x, y=y, fill=filled, stroke=edge, shape=marks, tooltip=tooltip)
-    return _spec((nulls + lines + dots).properties(width=178, height=104))
+    return spec_of((nulls + lines + dots).properties(width=178, height=104))
 
 
 def removal(view: View) -> dict[str, Any]:
@@ -201,14 +125,14 @@ def removal(view: View) -> dict[str, Any]:
                 "dh": drop.high if drop.has_interval and not whole else None,
                 "clear": drop.positive or drop.negative,
                 "Present": subset_name(view, row["subset"]),
-                "V(S)": _reason(value),
-                "Drop": "none, by definition" if whole else _reason(drop),
+                "V(S)": reason(value),
+                "Drop": "none, by definition" if whole else reason(drop),
             }
         )
     order = sorted(rows, key=lambda r: (-r["n"], -(r["v"] if r["v"] is not None else -math.inf)))
     domain = [-1, *range(len(view.modalities))]
     colours = alt.Scale(domain=domain, range=["var(--bar)", *(colour(i) for i in domain[1:])])
-    base = _chart().encode(
+    base = chart().encode(
         y=alt.Y("S:N", sort=[r["S"] for r in order], title=None, axis=alt.Axis(ticks=False, domain=False)),
         color=alt.Color("absent:N", scale=colours, legend=None),
         tooltip=["Present:N", "V(S):N", "Drop:N"],
@@ -221,19 +145,19 @@ def removal(view: View) -> dict[str, Any]:
     values = reach.mark_text(align="left", dx=6).encode(x="end:Q", text="label:N", color=alt.value("var(--ink)"))
     height = alt.Step(30 if len(rows) <= 16 else 22)
     left = (bars + whiskers + values).properties(width=300, height=height)
-    other = _chart().encode(
+    other = chart().encode(
         y=alt.Y("S:N", sort=[r["S"] for r in order], axis=None, scale=alt.Scale(domain=[r["S"] for r in order])),
         tooltip=["Present:N", "V(S):N", "Drop:N"],
         stroke=alt.Stroke("absent:N", scale=colours, legend=None),
     )
-    zero = _chart().mark_rule(color="var(--soft)").encode(x=alt.XDatum(0, type="quantitative"))
+    zero = chart().mark_rule(color="var(--soft)").encode(x=alt.XDatum(0, type="quantitative"))
     spans = other.transform_filter("isValid(datum.dl)").mark_rule(strokeWidth=2.5)
     spans = spans.encode(x=alt.X("dl:Q", title=f"drop in {view.metric}", axis=plain), x2="dh:Q")
     fill = alt.condition("datum.clear", alt.Fill("absent:N", scale=colours, legend=None), alt.value("var(--paper)"))
     points = other.transform_filter("isValid(datum.d)").mark_point(size=70, strokeWidth=2, opacity=1)
     points = points.encode(x=alt.X("d:Q", title=f"drop in {view.metric}", axis=plain), fill=fill)
     right = (zero + spans + points).properties(width=230, height=height)
-    return _filled(_spec(alt.hconcat(left, right, spacing=34)), order)
+    return filled(spec_of(alt.hconcat(left, right, spacing=34)), order)
 
 
 def subset_name(view: View, subset: object) -> str:

@@ -11,31 +11,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
-from fusionscope.report import _charts, _prose, _tables
+from fusionscope.report import _charts, _prose, _semantics_prose, _semantics_tables, _tables, _units_prose, _vega
 from fusionscope.report._calls import idle_on
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
-from fusionscope.report._palette import colour, shape, variables
+from fusionscope.report._palette import GLYPHS, SHAPES, colour, shape, variables
+from fusionscope.report._semantics import Semantics
+from fusionscope.report._semantics_page import sections
 from fusionscope.report._view import DissectionLike, View, number, text
 
 CONCEPTS_DRAWN = 24
 PAIRS_DRAWN = 15
-# The shapes of the selectivity chart, for its key.
-GLYPHS = {
-    "circle": "●",
-    "square": "■",
-    "triangle-up": "▲",
-    "diamond": "◆",
-    "cross": "✚",
-    "triangle-down": "▼",
-    "triangle-right": "▶",
-    "triangle-left": "◀",
-}
 
 
 def write_report(dissection: DissectionLike, path: str | Path) -> Path:
@@ -70,8 +61,9 @@ def write_report(dissection: DissectionLike, path: str | Path) -> Path:
 def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
+    semantics = Semantics(view)
     script = _resource("page.js")
-    bundle = _charts.vega_bundle()
+    bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
     context = {
         "view": view,
@@ -83,6 +75,12 @@ def render(view: View) -> str:
         "bundle": Markup(bundle),
         "drawing": Markup(trace_svg(_with_levels(view))),
         "heatmaps": _heatmaps(view, charts),
+        "semantics": semantics,
+        "said": _semantics_prose,
+        "counted": _units_prose,
+        "listed": _semantics_tables,
+        "sections": sections(semantics, charts),
+        "glyphs": [GLYPHS[name] for name in SHAPES],
         "concepts": _concepts(view, charts),
         "removal_chart": _removal(view, charts),
         "key": [(m, colour(i), GLYPHS[shape(i)]) for i, m in enumerate(view.modalities)],
@@ -93,7 +91,7 @@ def render(view: View) -> str:
         "unused": [str(path) for path in view.trace.get("unused") or []],
     }
     context["heights"] = {name: _height(chart) for name, chart in charts.items()}
-    context["charts"] = Markup(safe_json({"config": _charts.CONFIG, "charts": charts}))
+    context["charts"] = Markup(safe_json({"config": _vega.CONFIG, "charts": charts}))
     return _template().render(context)
 
 
@@ -197,5 +195,11 @@ def _resource(name: str) -> str:
 
 @cache
 def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(_resource("page.html.j2"))
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(_resource),
+    )
+    return environment.get_template("page.html.j2")

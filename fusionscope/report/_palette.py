@@ -7,6 +7,18 @@ MODALITIES_LIGHT = ("#0072b2", "#d55e00", "#00875f", "#b3558f", "#9a7400", "#2e8
 MODALITIES_DARK = ("#5cb6f0", "#ff8f4a", "#2fc997", "#e79cc8", "#e5bf3d", "#9ad3f7", "#c7a488", "#a9b4bf")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
+# The same shapes as text, for keys.
+GLYPHS = {
+    "circle": "●",
+    "square": "■",
+    "triangle-up": "▲",
+    "diamond": "◆",
+    "cross": "✚",
+    "triangle-down": "▼",
+    "triangle-right": "▶",
+    "triangle-left": "◀",
+}
+
 _LIGHT = {
     "paper": "#ffffff",
     "panel": "#f6f7f9",

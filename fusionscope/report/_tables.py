@@ -116,7 +116,9 @@ def recovery(view: View) -> list[dict[str, Any]]:
 
 
 def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def facts(view: View) -> list[tuple[str, str]]:

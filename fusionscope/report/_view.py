@@ -15,6 +15,17 @@ COLUMNS = {
     "similarity": "tap_a tap_b modality_a level_a modality_b level_b cka low high null_mean null_high reason",
     "selectivity": "tap modality level concept best_unit eta2 epsilon2 mean_epsilon2 null_mean null_high encoded "
     "reason",
+    "concepts": "tap source modality level concept iou null_mean null_high score low high encoded threshold prevalence "
+    "reason",
+    "variance": "tap_a tap_b source_a source_b modality_a level_a modality_b level_b sv raw low high floor shuffled "
+    "concepts similarity ratio consistency speciality reason",
+    "profile": "question tap_a tap_b source_a source_b modality_a level_a modality_b level_b concept d low high kind",
+    "emergence": "source modality concept level tap best_level score prevalence",
+    "collaboration": "measure modality_a modality_b level concept joint solo difference low high pressure",
+    "units": "tap source modality level units dead saturated effective_rank participation selectivity_mean "
+    "selectivity_max detectors concepts_detected reason",
+    "pairwise": "measure tap_a tap_b source_a source_b modality_a level_a modality_b level_b value null_mean null_high "
+    "samples of reason",
     "removal": "subset n_present metric value low high drop drop_low drop_high reason",
     "recovery": "concept planted modality expected best_tap epsilon2 null_high encoded agrees",
 }
@@ -105,6 +116,7 @@ class View:
 
     def __init__(self, dissection: DissectionLike) -> None:
         self._tables = dissection.tables
+        self._own: dict[str, pd.DataFrame] = {}
         self.manifest = dissection.manifest
         self.trace = dissection.trace or {}
         named = self.manifest.get("modalities") or self.trace.get("modalities") or []
@@ -112,7 +124,17 @@ class View:
         self.classes: list[str] = [str(c) for c in self.manifest.get("classes") or []]
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a table with all its columns, empty where the dissection has none."""
+        """Return a table with all its columns, empty where the dissection has none; rows of the model's own taps."""
+        if name not in self._own:
+            table = self.whole(name)
+            for column in ("source", "source_a", "source_b"):
+                if column in table.columns and len(table):
+                    table = table[[text(v) == "" for v in table[column]]]
+            self._own[name] = table
+        return self._own[name]
+
+    def whole(self, name: str) -> pd.DataFrame:
+        """Return a table with the rows of every source: also of solo twins, their copies and checkpoints."""
         table = self._tables.get(name)
         columns = COLUMNS[name].split()
         if table is None:

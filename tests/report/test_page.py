@@ -12,12 +12,14 @@ import pytest
 
 from fusionscope.errors import FileError
 from fusionscope.report import DissectionLike, write_report
-from fusionscope.report._charts import vega_bundle
 from fusionscope.report._page import CONCEPTS_DRAWN, render, safe_json
+from fusionscope.report._vega import vega_bundle
 from fusionscope.report._view import View
 from tests.browser import Chromium
-from tests.report import factory, traces
+from tests.report import factory, factory_semantics, traces
 
+EVERY = factory.EVERY | factory_semantics.EVERY
+FULL = ["concepts", "variance", "within", "joint", "collaboration", "units", "pairwise"]
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -58,7 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
-    return {name: write_report(make(), folder / f"{name}.html") for name, make in factory.EVERY.items()}
+    return {name: write_report(make(), folder / f"{name}.html") for name, make in EVERY.items()}
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +78,16 @@ def test_a_dissection_is_recognised_by_its_parts() -> None:
     assert isinstance(factory.scenes(), DissectionLike)
 
 
-@pytest.mark.parametrize("name", factory.EVERY)
+@pytest.mark.parametrize("name", EVERY)
 def test_structure(pages: dict[str, Page], name: str) -> None:
     page = pages[name]
     assert page.open == []
     ids = [a["id"] for _, a in page.tags if a.get("id")]
     assert len(ids) == len(set(ids))
     sections = [a["id"] for a in page.all("section")]
-    assert sections == ["summary", "trace", "similarity", "selectivity", "removal"]
+    more = [] if name in factory.EVERY else [s for s in FULL if name != "concepts many" or s != "collaboration"]
+    assert sections == ["summary", "trace", "similarity", *more, "selectivity", "removal"]
+    assert [str(a["href"])[1:] for a in page.all("a")][1 : len(sections) + 1] == sections
     links = [str(a["href"]) for a in page.all("a")]
     assert all(link[0] == "#" and link[1:] in ids for link in links)
     assert not [t for t, a in page.tags if a.get("src") or (t == "link" and a.get("href") != "data:,")]
@@ -147,8 +151,9 @@ def test_charts_of_concepts_are_capped_and_the_rest_is_in_the_table(
     assert last in page.text
 
 
-def test_names_cannot_become_markup(reports: dict[str, Path], pages: dict[str, Page]) -> None:
-    source, page = reports["nasty"].read_text(encoding="utf-8"), pages["nasty"]
+@pytest.mark.parametrize("name", ["nasty", "concepts nasty"])
+def test_names_cannot_become_markup(reports: dict[str, Path], pages: dict[str, Page], name: str) -> None:
+    source, page = reports[name].read_text(encoding="utf-8"), pages[name]
     assert len(page.all("script")) == 3
     assert not page.all("img")
     assert not page.all("u")
@@ -169,7 +174,7 @@ def test_the_bundle_cannot_end_its_script() -> None:
     assert "<!--" not in vega_bundle()
 
 
-@pytest.mark.parametrize("name", factory.EVERY)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_chart_draws_in_silence(browser: Chromium, reports: dict[str, Path], name: str) -> None:
     browser.open(reports[name])
     boxes = "[...document.querySelectorAll('[data-chart]')]"
@@ -209,7 +214,7 @@ def test_tooltips_show_names_as_text(browser: Chromium, reports: dict[str, Path]
     assert browser.result().requests == []
 
 
-@pytest.mark.parametrize("name", ["scenes", "many", "nasty"])
+@pytest.mark.parametrize("name", ["scenes", "many", "nasty", "concepts", "concepts many", "concepts nasty"])
 def test_a_narrow_window_scrolls_only_inside_boxes(browser: Chromium, reports: dict[str, Path], name: str) -> None:
     browser.open(reports[name], width=400, height=800)
     assert browser.evaluate("document.documentElement.scrollWidth") == 400
