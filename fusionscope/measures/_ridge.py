@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,30 +20,32 @@ MISFIT = "concepts per location cannot be compared with a tap that has no such l
 
 
 class Scorer(NamedTuple):
-    """Weights whose scores have mean 0 and sd 1 where they were fitted: ``z = wᵀx - offset``."""
+    """Weights whose scores have mean 0 and sd 1 where they were fitted: ``z = wᵀx - offset``; one set for each part."""
 
-    weights: Float[Tensor, "U K"]
-    offset: Float[Tensor, "K"]
+    weights: Float[Tensor, "parts U K"]
+    offset: Float[Tensor, "parts K"]
 
 
 class Fitted(NamedTuple):
-    """One tap's probes: ``seen[f]`` fitted without fold ``f``, ``null[h]`` without half ``h``, ``refit[f]`` those of
-    all splits, fitted without the side that holds fold ``f``.
+    """One tap's probes.
+
+    ``seen`` were fitted without each fold, ``null`` without each half, ``refit`` (those of all splits) without the side
+    that holds each fold.
     """
 
-    seen: list[Scorer]
-    null: list[Scorer]
-    refit: list[Scorer]
+    seen: Scorer
+    null: Scorer
+    refit: Scorer
     centre: Float[Tensor, "U"]
     strength: float
 
 
 class Counts(NamedTuple):
-    """One tap's batch in the second pass: histograms by part, concept (or permutation and concept), mask and bin."""
+    """One tap's batch in the second pass: histograms by part, concept (of each permutation, split), mask and bin."""
 
-    seen: list[tuple[int, Int64[Tensor, "C two bins"]]]
-    null: list[tuple[int, Int64[Tensor, "PC two bins"]]]
-    refit: list[tuple[int, Int64[Tensor, "RC two bins"]]]
+    seen: Int64[Tensor, "F C two bins"]
+    null: Int64[Tensor, "halves PC two bins"]
+    refit: Int64[Tensor, "F RC two bins"]
 
 
 class Ridge:
@@ -73,7 +75,8 @@ class Ridge:
     def update(self, probe: Any, tap: int, reduced: Any) -> None:
         """Add one tap's batch."""
         if isinstance(reduced, Counts):
-            self._count(probe, tap, reduced)
+            for name, counts in zip(Counts._fields, reduced, strict=True):
+                probe.accumulate(f"{name}_{tap}", counts)
         else:
             self._add(probe, tap, *reduced)
 
@@ -156,18 +159,18 @@ class Ridge:
             return "features do not differ between places"
         strength = choose_strength(held, self.sides[0])
         seen = {f: scorer(held.over([g for g in full if g != f]), whole.mean, strength) for f in full}
-        refit = {}
         sided = [[scorer(held.over(other), whole.mean, strength) for other in reversed(pair)] for pair in self.sides]
+        refit = {}
         for f in full:
             chosen = [fits[0 if f in pair[0] else 1] for fits, pair in zip(sided, self.sides, strict=True)]
-            refit[f] = Scorer(torch.cat([s.weights for s in chosen], 1), torch.cat([s.offset for s in chosen]))
-        empty = Scorer(whole.cross.new_zeros(len(whole.mean), 0).float(), whole.mean.new_zeros(0).float())
+            refit[f] = torch.cat([w for w, _ in chosen], 1), torch.cat([offset for _, offset in chosen])
         null = [scorer(whole, whole.mean, strength, self._shuffled(probe, tap, whole, 1 - h)) for h in range(2)]
+        some = seen[full[0]], refit[full[0]]  # stand in for folds without samples
         every = range(probe.folds)
         return Fitted(
-            [seen.get(f, empty) for f in every],
-            null,
-            [refit.get(f, empty) for f in every],
+            stacked([seen.get(f, some[0]) for f in every]),
+            stacked(null),
+            stacked([refit.get(f, some[1]) for f in every]),
             whole.mean.float(),
             strength,
         )
@@ -189,30 +192,19 @@ class Ridge:
         fitted = self.fitted[tap]
         if isinstance(fitted, str):
             return fitted
-        C, P, R = probe.concepts, probe.permutations, len(self.sides)
+        C, R = probe.concepts, len(self.sides)
         x = x - fitted.centre.to(x).view(-1, *[1] * (x.ndim - 2))
+        fold, half, order = (t.to(x.device) for t in (context.fold, context.half, context.order))
         maps, masks, known, grid = self._placed(x, context, probe.places)
-        seen = [
-            (f, histogram(mixed(maps[rows], fitted.seen[f], grid), masks[rows], spread(known, rows, C)))
-            for f, rows in members(context.fold, x.device)
-        ]
+        z = mixed(maps, fitted.seen, fold, grid)
+        seen = histogram(z, masks, spread(known, C), fold, probe.folds)
         maps, masks, known, grid = self._placed(x, context, min(REFIT_PLACES, probe.places))
-        refit = [
-            (
-                f,
-                histogram(
-                    mixed(maps[rows], fitted.refit[f], grid), masks[rows].repeat(1, R, 1), spread(known, rows, R * C)
-                ),
-            )
-            for f, rows in members(context.fold, x.device)
-        ]
+        z = mixed(maps, fitted.refit, fold, grid)
+        refit = histogram(z, masks.repeat(1, R, 1), spread(known, R * C), fold, probe.folds)
         maps, masks, known, grid = self._placed(x, context, min(NULL_PLACES, probe.places))
-        null = []
-        for h, rows in members(context.half, x.device) if P else ():
-            order = context.order.to(x.device)[:, rows].T
-            there = None if known is None else known[order].repeat_interleave(C, 1)
-            null.append((h, histogram(mixed(maps[rows], fitted.null[h], grid), masks[order].flatten(1, 2), there)))
-        return Counts(seen, null, refit)
+        z = mixed(maps, fitted.null, half, grid)
+        there = None if known is None else known[order.T].repeat_interleave(C, 1)
+        return Counts(seen, histogram(z, masks[order.T].flatten(1, 2), there, half, 2), refit)
 
     @staticmethod
     def _placed(x: Tensor, context: ConceptContext, most: int) -> tuple[Tensor, Tensor, Tensor | None, Lattice]:
@@ -220,15 +212,6 @@ class Ridge:
         masks, known, grid = context.scored(most)
         known = known.to(x.device) >= 0.5
         return on_lattice(x, grid), masks.to(x.device) >= 0.5, None if bool(known.all()) else known, grid
-
-    def _count(self, probe: Any, tap: int, counts: Counts) -> None:
-        for name, parts, found in (
-            ("seen", probe.folds, counts.seen),
-            ("null", 2, counts.null),
-            ("refit", probe.folds, counts.refit),
-        ):
-            for index, found_here in found:
-                probe.add(name, tap, parts, index, found_here)
 
     # --- at the end ---
 
@@ -278,10 +261,15 @@ def half_splits(full: Sequence[int], seed: int) -> list[list[list[int]]]:
     return splits
 
 
-def scorer(m: Centred, centre: Tensor, strength: float, cross: Tensor | None = None) -> Scorer:
-    """Return the ridge probes fitted on these moments, in float32, for features less ``centre``."""
+def scorer(m: Centred, centre: Tensor, strength: float, cross: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return weights and offsets of the ridge probes fitted on these moments, for features less ``centre``."""
     weights = solve(m, m.cross if cross is None else cross, strength)
-    return Scorer(weights.float(), ((m.mean - centre) @ weights).float())
+    return weights.float(), ((m.mean - centre) @ weights).float()
+
+
+def stacked(probes: Sequence[tuple[Tensor, Tensor]]) -> Scorer:
+    """Return the probes of all parts together."""
+    return Scorer(torch.stack([w for w, _ in probes]), torch.stack([offset for _, offset in probes]))
 
 
 def on_lattice(x: Tensor, grid: Lattice) -> Float[Tensor, "b U *cells"]:
@@ -292,19 +280,23 @@ def on_lattice(x: Tensor, grid: Lattice) -> Float[Tensor, "b U *cells"]:
     return grid.interpolate(x) if points < x[0, 0].numel() else x
 
 
-def mixed(maps: Tensor, probe: Scorer, grid: Lattice) -> Float[Tensor, "b K n"]:
-    """Mix the units to concept maps, then interpolate the maps to the lattice's places."""
-    z = torch.einsum("uk,bu...->bk...", probe.weights.to(maps), maps)
-    z = z - probe.offset.to(z).view(-1, *[1] * (z.ndim - 2))
+def mixed(maps: Tensor, probes: Scorer, part: Int[Tensor, "b"], grid: Lattice) -> Float[Tensor, "b K n"]:
+    """Mix the units to concept maps with the probes of each sample's part, then interpolate to the lattice's places."""
+    weights, offset = probes.weights.to(maps), probes.offset.to(maps)[part]
+    if not grid.size:
+        z = (maps[..., 0] @ weights.transpose(0, 1).flatten(1)).unflatten(1, weights.shape[::2])
+        return (z[torch.arange(len(z), device=z.device), part] - offset).unsqueeze(2)
+    z = maps.new_empty(len(maps), weights.shape[2], *maps.shape[2:])
+    for f, rows in members(part, maps.device):
+        z[rows] = torch.einsum("uk,bu...->bk...", weights[f], maps[rows])
+    z -= offset.view(*offset.shape, *[1] * (z.ndim - 2))
     wanted = [len(grid.along(a)) for a in range(len(grid.size))]
-    if grid.size and list(z.shape[2:]) != wanted:
-        z = grid.interpolate(z)
-    return z.flatten(2)
+    return (z if list(z.shape[2:]) == wanted else grid.interpolate(z)).flatten(2)
 
 
-def spread(known: Tensor | None, rows: Tensor, concepts: int) -> Bool[Tensor, "b K n"] | None:
+def spread(known: Tensor | None, concepts: int) -> Bool[Tensor, "b K n"] | None:
     """Repeat for each concept where its mask is known."""
-    return None if known is None else known[rows].unsqueeze(1).expand(-1, concepts, -1)
+    return None if known is None else known.unsqueeze(1).expand(-1, concepts, -1)
 
 
 def ratio(hit: Array, union: Array) -> Array:

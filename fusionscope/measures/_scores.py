@@ -41,18 +41,24 @@ def edge(bin: Num[Array, "*shape"]) -> Float64[Array, "*shape"]:
 
 
 def histogram(
-    z: Float[Tensor, "b K n"], masks: Bool[Tensor, "b K n"], known: Bool[Tensor, "b K n"] | None
-) -> Int64[Tensor, "K 2 bins"]:
-    """Count the known places (None: all) of each concept by mask (0, 1) and by bin of the score.
+    z: Float[Tensor, "b K n"],
+    masks: Bool[Tensor, "b K n"],
+    known: Bool[Tensor, "b K n"] | None,
+    part: Int[Tensor, "b"],
+    parts: int,
+) -> Int64[Tensor, "parts K 2 bins"]:
+    """Count the known places (None: all) by the sample's part, by concept, by mask (0, 1) and by bin of the score.
 
     Bins of a score ``z`` in standard deviations are equal steps of ``z / (2 + |z|)``: finest near 0, and without end.
     """
     K = z.shape[1]
     cell = (z / (2 + z.abs())).clamp_(-1, 1 - 2 / BINS).add_(1).mul_(BINS / 2).long()
-    cell += (masks.long() + 2 * torch.arange(K, device=z.device)[:, None]) * BINS
+    row = part[:, None, None] * K + torch.arange(K, device=z.device)[:, None]
+    cell += (masks.long() + 2 * row) * BINS
+    total = 2 * parts * K * BINS
     if known is not None:
-        cell = torch.where(known, cell, 2 * K * BINS)
-    return torch.bincount(cell.flatten(), minlength=2 * K * BINS)[: 2 * K * BINS].view(K, 2, BINS)
+        cell = torch.where(known, cell, total)
+    return torch.bincount(cell.flatten(), minlength=total)[:total].view(parts, K, 2, BINS)
 
 
 def split_ious(
