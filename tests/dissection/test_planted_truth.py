@@ -28,6 +28,7 @@ def test_planted_truth_is_recovered(seed: int, tmp_path: Path) -> None:
         run.model,
         data.loader("test", 60),
         classes=data.classes,
+        measures=("selectivity", "removal"),
         truth=data.truth,
         seed=seed,
         alpha=0.01,
@@ -44,3 +45,11 @@ def test_planted_truth_is_recovered(seed: int, tmp_path: Path) -> None:
     removal = found.tables["removal"].set_index("subset")
     assert removal.loc["rgb", "drop_low"] > 0
     assert removal.loc["depth", "drop_low"] > 0
+    told = fs.dissect(
+        run.model, data.loader("test", 60), classes=data.classes, measures=("semantics",), seed=seed, progress=False
+    )
+    profile = told.tables["profile"]
+    last = profile[(profile["question"] == "across") & (profile["level_a"] == profile["level_a"].max())]
+    kind = dict(zip(last["concept"], last["kind"], strict=True))
+    planted = {"rust": "a", "moss": "a", "bump": "b", "dent": "b", "misfit": "neither"}
+    assert {concept: kind[concept] for concept in planted} == planted
