@@ -40,7 +40,7 @@ class Solo(nn.Module):
 
 
 def samples(count: int = 230) -> list[dict[str, Tensor | int]]:
-    """Modality a shows classes 0 and 1, modality b classes 2 and 3; what shows none of its own is more often class 4."""
+    """Modality a shows classes 0 and 1, modality b classes 2 and 3; neither shows class 4 but by exclusion."""
     rng = torch.Generator().manual_seed(0)
     out = []
     for i in range(count):
