@@ -92,12 +92,14 @@ class Questions:
         self.margin = self._margin()
 
     def _margin(self) -> float:
-        """The largest difference that training anew made: between twins and their copies where there are any."""
+        """What training anew changes: the largest difference between twins and copies that samples do not explain.
+
+        At least the default, which also stands where there are no copies.
+        """
         pairs = [pair for s in self.copies for pair in self._between(s, self.twins.get(s.modalities[0]))]
-        if not pairs:
-            return MARGIN
-        d = np.abs(self.result.profile([(name(a), name(b)) for a, b in pairs]).d)
-        return float(np.nanmax(d)) if np.isfinite(d).any() else MARGIN
+        found = self.result.profile([(name(a), name(b)) for a, b in pairs])
+        beyond = np.maximum(found.low, -found.high)
+        return max(MARGIN, float(np.nanmax(beyond))) if np.isfinite(beyond).any() else MARGIN
 
     @staticmethod
     def _between(a: Source, b: Source | None) -> list[Pair]:

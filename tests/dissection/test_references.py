@@ -96,7 +96,7 @@ def test_twins_copies_and_checkpoints() -> None:
         checkpoints={3: model.state_dict(), 0: early},
     )
     assert found.manifest["references"] == ["solo a", "solo b", "copy b 1", "epoch 0", "epoch 3"]
-    assert found.manifest["parameters"]["margin"] == 0  # the copy is the twin itself
+    assert found.manifest["parameters"]["margin"] == 0.05  # the copy is the twin itself
     profile = found.tables["profile"]
     assert set(profile["question"]) == {"across", "within", "twin", "solo", "training"}
     same = profile[(profile["question"] == "twin") & (profile["modality_a"] == "a")]
