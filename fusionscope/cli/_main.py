@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from fusionscope import __version__
 from fusionscope.errors import FusionscopeError
@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(ABOUT)
         sys.exit(0 if arguments else 2)
-    options = _parse(arguments)
+    try:
+        options = _parse(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _hang_up()
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -81,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FusionscopeError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _hang_up()
     except KeyboardInterrupt:
         print("fusionscope: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -91,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         notes = "; ".join(getattr(error, "__notes__", []))
         _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
+
+
+def _hang_up() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -40,6 +40,7 @@ from fusionscope.tracing import (
 
 MEASURES = ("similarity", "selectivity", "semantics", "units", "removal")
 OPTIONAL = ("detectors", "pairwise")
+TWICE = ("semantics", "units", "detectors")
 TRACED = 16
 
 
@@ -148,10 +149,11 @@ def dissect(
         )
     adapter = one_adapter(adapter, modalities)
     device = _usable(device) if device is not None else _device_of(model)
-    if isinstance(loader, Iterator) and "semantics" in measures:
+    twice = [name for name in measures if name in TWICE]
+    if isinstance(loader, Iterator) and twice:
         raise InputError(
-            "semantics reads the data twice, and this loader can be read only once (it is an iterator); give a "
-            "DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
+            f"{' and '.join(twice)} reads the data twice, and this loader can be read only once (it is an iterator); give "
+            "a DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
         )
     rank, ranks = place()
     start = LoaderState(loader)
