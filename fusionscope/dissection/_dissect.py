@@ -152,8 +152,8 @@ def dissect(
     twice = [name for name in measures if name in TWICE]
     if isinstance(loader, Iterator) and twice:
         raise InputError(
-            f"{' and '.join(twice)} reads the data twice, and this loader can be read only once (it is an iterator); give "
-            "a DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
+            f"{' and '.join(twice)} reads the data twice, and this loader can be read only once (it is an iterator); "
+            "give a DataLoader or a list of batches, or leave it out: measures=('similarity', 'selectivity', 'removal')"
         )
     rank, ranks = place()
     start = LoaderState(loader)

@@ -89,6 +89,12 @@ class Questions:
         self.copies = [s for s in sources if s.name.startswith("copy ")]
         self.epochs = [s for s in sources if s.name.startswith("epoch ")]
         self.result, self.names = result, names
+        self.near: dict[str, list[str]] = {}
+        for source in sources:
+            for modality in source.modalities:
+                spots = [source.spot(tap) for tap in source.of(modality)]
+                for i, spot in enumerate(spots):
+                    self.near[spot] = spots[max(i - 1, 0) : i] + spots[i + 1 : i + 2]
         self.margin = self._margin()
 
     def _margin(self) -> float:
@@ -97,8 +103,7 @@ class Questions:
         At least the default, which also stands where there are no copies.
         """
         pairs = [pair for s in self.copies for pair in self._between(s, self.twins.get(s.modalities[0]))]
-        found = self.result.profile([(name(a), name(b)) for a, b in pairs])
-        beyond = np.maximum(found.low, -found.high)
+        beyond = self.result.profile([(name(a), name(b)) for a, b in pairs], near=self.near).beyond
         return max(MARGIN, float(np.nanmax(beyond))) if np.isfinite(beyond).any() else MARGIN
 
     @staticmethod
@@ -143,7 +148,8 @@ class Questions:
         """One row per question, pair of taps and concept; the limits hold for all rows of a question together."""
         rows = []
         for question, pairs in self.pairs().items():
-            found = self.result.profile([(name(a), name(b)) for a, b in pairs], self.margin)
+            near = self.near if question in ("across", "twin", "solo") else None
+            found = self.result.profile([(name(a), name(b)) for a, b in pairs], self.margin, near)
             for i, (a, b) in enumerate(pairs):
                 rows += [{"question": question, **placed(a, b), **row} for row in self._concepts(found, i)]
         return pd.DataFrame(rows)
@@ -186,7 +192,12 @@ class Questions:
         if not quartets:
             return pd.DataFrame()
         joint, solo = ([(name(pair[0]), name(pair[1])) for pair in side] for side in zip(*quartets, strict=True))
-        found = pressure(self.result, joint, solo, self.margin)
+        streams = [(pair[0][1].modality, pair[1][1].modality) for pair, _ in quartets]
+        near = [
+            [k for k in (i - 1, i + 1) if 0 <= k < len(streams) and streams[k] == streams[i]]
+            for i in range(len(streams))
+        ]
+        found = pressure(self.result, joint, solo, self.margin, near)
         rows = []
         for i, (((_, a), (_, b)), _) in enumerate(quartets):
             for cell, concept in enumerate(["", *self.names]):

@@ -23,7 +23,7 @@ class Pressure:
 
     ``joint``, ``solo``, ``difference``, ``low``, ``high`` and ``pressure`` are ``[levels, 1 + C]``: column 0 is the
     semantic variance, column ``c + 1`` is ``|d_c|``. ``low`` and ``high`` hold for all levels and columns together.
-    ``pressure`` is "consistency" (``high < -margin``), "speciality" (``low > margin``) or "". ``hybrid``: at least one
+    ``pressure`` is "consistency" (below ``-margin``), "speciality" (above ``margin``) or "". ``hybrid``: at least one
     of each survives.
     """
 
@@ -41,7 +41,13 @@ class Pressure:
         return bool((self.pressure == "consistency").any() and (self.pressure == "speciality").any())
 
 
-def pressure(result: VarianceResult, joint: Pairs, solo: Pairs, margin: float = MARGIN) -> Pressure:
+def pressure(
+    result: VarianceResult,
+    joint: Pairs,
+    solo: Pairs,
+    margin: float = MARGIN,
+    near: Sequence[Sequence[int]] | None = None,
+) -> Pressure:
     """Compare two streams inside a joint network with their separately trained twins, level by level.
 
     ``SV(joint_A, joint_B) - SV(solo_A, solo_B)``, and the same for ``|d_c|`` of each concept: below zero the joint
@@ -54,6 +60,8 @@ def pressure(result: VarianceResult, joint: Pairs, solo: Pairs, margin: float = 
         result: of ``SemanticVariance`` with all four taps of each level.
         joint, solo: the pair of taps of each level, in the joint network and in the twins.
         margin: see above.
+        near: for each level, the positions of the levels before and after it. Then a pressure counts only if it is also
+            there against the twins one level earlier and later, since networks form a concept at different depths.
 
     Raises:
         InputError: another number of joint than of solo pairs, or none.
@@ -61,6 +69,8 @@ def pressure(result: VarianceResult, joint: Pairs, solo: Pairs, margin: float = 
     if len(joint) != len(solo) or not joint:
         raise InputError(f"expected as many joint as solo pairs, got {len(joint)} and {len(solo)}")
     taps = result.probes.taps
+
+    from scipy.special import stdtrit
 
     def cells(pairs: Pairs, field: str) -> Array:
         """``[levels, ..., 1 + C]``: the semantic variance, then each concept's ``|d|``."""
@@ -73,19 +83,28 @@ def pressure(result: VarianceResult, joint: Pairs, solo: Pairs, margin: float = 
         return np.stack(rows)
 
     together, apart = cells(joint, "score"), cells(solo, "score")
-    difference = together - apart
     sizes = taps[joint[0][0]].sizes
-    se = np.full(difference.shape, np.nan)
-    if len(sizes) > 1 and all(len(taps[t].sizes) == len(sizes) for pair in (*joint, *solo) for t in pair):
-        without = cells(joint, "without") - cells(solo, "without")
-        se = grouped_jackknife(difference, without.swapaxes(0, 1), sizes)
-    from scipy.special import stdtrit
-
-    count = max(int(np.isfinite(difference).sum()), 1)
-    width = stdtrit(max(len(sizes) - 1, 1), 1 - result.alpha / 2 / count) * se
-    low, high = difference - width, difference + width
+    sound = len(sizes) > 1 and all(len(taps[t].sizes) == len(sizes) for pair in (*joint, *solo) for t in pair)
+    without = (cells(joint, "without"), cells(solo, "without")) if sound else None
+    others = [[i, *(near[i] if near else ())] for i in range(len(joint))]
+    difference = together - apart
+    count = max(int(np.isfinite(difference).sum()) * max(len(o) for o in others), 1)
+    t = stdtrit(max(len(sizes) - 1, 1), 1 - result.alpha / 2 / count)
+    low, high = np.full(difference.shape, np.nan), np.full(difference.shape, np.nan)
+    least, most = low.copy(), high.copy()
+    for i, levels in enumerate(others):
+        bounds = []
+        for k in levels:
+            gap = together[i] - apart[k]
+            se = np.full(gap.shape, np.nan)
+            if without is not None:
+                se = grouped_jackknife(gap, without[0][i] - without[1][k], sizes)
+            bounds.append((gap - t * se, gap + t * se))
+        low[i], high[i] = bounds[0]
+        least[i] = np.min([b[0] for b in bounds], 0)
+        most[i] = np.max([b[1] for b in bounds], 0)
     said = np.full(difference.shape, "", dtype=object)
     with np.errstate(invalid="ignore"):
-        said[high < -margin] = "consistency"
-        said[low > margin] = "speciality"
+        said[most < -margin] = "consistency"
+        said[least > margin] = "speciality"
     return Pressure(together, apart, difference, low, high, said, margin)

@@ -1,6 +1,6 @@
 """Semantic variance between all taps, and what each pair of taps shares or has to itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,17 @@ MARGIN = 0.05
 class Profile:
     """Signed differences ``d = score(a) - score(b)`` of pairs of taps, each field ``[pairs, C]``.
 
-    ``low`` and ``high`` hold for all pairs and concepts together. ``kind`` is "a" (special to a: encoded there, ``low >
-    margin``), "b" (special to b), "both" (consistent: encoded in both, special to neither), "neither", or "" where a
-    side has no value.
+    ``low`` and ``high`` hold for all comparisons together. ``beyond`` is how far a difference is from 0 at least, in
+    either direction, also where the weaker side may be taken one level earlier or later. ``kind`` is "a" (special to a:
+    encoded there, and told better by more than the margin), "b", "both" (consistent: encoded in both, special to
+    neither), "neither", or "" where a side has no value.
     """
 
     pairs: tuple[tuple[str, str], ...]
     d: Float64[Array, "pairs C"]
     low: Float64[Array, "pairs C"]
     high: Float64[Array, "pairs C"]
+    beyond: Float64[Array, "pairs C"]
     kind: Any
     margin: float
 
@@ -61,41 +63,65 @@ class VarianceResult:
     alpha: float
     probes: ConceptResult
 
-    def profile(self, pairs: Sequence[tuple[str, str]], margin: float = MARGIN) -> Profile:
+    def profile(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        margin: float = MARGIN,
+        near: Mapping[str, Sequence[str]] | None = None,
+    ) -> Profile:
         """Compare pairs of taps concept by concept.
 
         ``[low, high] = d ± t·se``: ``se`` from a jackknife over folds (the folds of both sides are the same samples),
-        ``t`` Student's with ``folds - 1`` degrees of freedom, two-sided at ``alpha`` over all pairs and concepts
+        ``t`` Student's with ``folds - 1`` degrees of freedom, two-sided at ``alpha`` over all comparisons and concepts
         (Bonferroni). ``margin`` is the noise floor of training: separately trained copies of one network differ, and no
-        interval over samples shows that. Give the largest difference between such copies where there are any; the
-        default 0.05 is our choice.
+        interval over samples shows that. Give what such copies differ by where there are any; the default 0.05 is our
+        choice.
+
+        Args:
+            pairs: names of taps.
+            margin: see above.
+            near: for each tap those one level earlier and later in its stream. Levels of two networks need not
+                correspond one to one, and copies of one network form a concept at slightly different depths: with
+                ``near``, a concept is special only if the other side does not tell it one level on or back either.
 
         Raises:
             InputError: an unknown tap.
         """
         taps = self.probes.taps
-        unknown = [name for pair in pairs for name in pair if name not in taps]
+        near = near or {}
+        unknown = [name for pair in (*pairs, *near.values()) for name in pair if name not in taps]
         if unknown:
             raise InputError(f"expected taps of {list(taps)}, got {unknown[0]!r}")
         if not pairs:
             none = np.zeros((0, len(next(iter(taps.values())).iou)))
-            return Profile((), none, none, none, none.astype(str), margin)
-        d = np.stack([taps[a].score - taps[b].score for a, b in pairs])
-        se = np.stack([_spread(taps[a], taps[b]) for a, b in pairs])
-        folds = max(len(taps[a].sizes) for a, _ in pairs)
-        cells = max(int(np.isfinite(d).sum()), 1)
+            return Profile((), none, none, none, none, none.astype(str), margin)
         from scipy.special import stdtrit
 
+        needed = {pair for a, b in pairs for pair in ((a, b), *((a, n) for n in near.get(b, ())))}
+        needed |= {(n, b) for a, b in pairs for n in near.get(a, ())}
+        d = {(a, b): taps[a].score - taps[b].score for a, b in needed}
+        cells = max(int(sum(np.isfinite(v).sum() for v in d.values())), 1)
+        folds = max(len(taps[a].sizes) for a, _ in pairs)
         t = stdtrit(max(folds - 1, 1), 1 - self.alpha / 2 / cells) if folds > 1 else float("nan")
-        low, high = d - t * se, d + t * se
+        width = {(a, b): t * _spread(taps[a], taps[b]) for a, b in needed}
+        found = np.stack([d[pair] for pair in pairs])
+        low, high = (np.stack([d[pair] + sign * width[pair] for pair in pairs]) for sign in (-1, 1))
+        better = np.stack([_least([d[a, n] - width[a, n] for n in (b, *near.get(b, ()))]) for a, b in pairs])
+        worse = np.stack([_least([-d[n, b] - width[n, b] for n in (a, *near.get(a, ()))]) for a, b in pairs])
         ours, theirs = (np.stack([taps[pair[side]].encoded for pair in pairs]) for side in (0, 1))
         with np.errstate(invalid="ignore"):
-            rules = {"a": ours & (low > margin), "b": theirs & (high < -margin), "both": ours & theirs}
-            kind = np.full(d.shape, "neither", dtype=object)
+            rules = {"a": ours & (better > margin), "b": theirs & (worse > margin), "both": ours & theirs}
+            kind = np.full(found.shape, "neither", dtype=object)
             for name in ("both", "b", "a"):
                 kind[rules[name]] = name
-        kind[~np.isfinite(d)] = ""
-        return Profile(tuple(pairs), d, low, high, kind, margin)
+        kind[~np.isfinite(found)] = ""
+        return Profile(tuple(pairs), found, low, high, np.maximum(better, worse), kind, margin)
+
+
+def _least(values: Sequence[Array]) -> Array:
+    """The least of what could be told; the first value decides whether there is one."""
+    rest = [np.where(np.isfinite(v), v, np.inf) for v in values[1:]]
+    return np.minimum.reduce([values[0], *rest])
 
 
 def _spread(a: Any, b: Any) -> Array:

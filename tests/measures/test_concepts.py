@@ -278,3 +278,24 @@ def test_pressure_of_joint_training():
     assert (same.difference[0] == 0).all()
     with pytest.raises(InputError, match="as many joint as solo pairs, got 1 and 0"):
         pressure(result, [("joint a", "joint b")], [])
+
+
+def test_a_concept_formed_one_level_later_is_not_special():
+    """Copies form a concept at different depths: special only if the neighbouring levels do not tell it either."""
+    rng = np.random.default_rng(5)
+    shifts = {"a0": 1.0, "a1": 3.0, "a2": 3.0, "b0": 1.0, "b1": 1.0, "b2": 3.0, "c0": 1.0, "c1": 1.0, "c2": 1.0}
+    batches = []
+    for _ in range(10):
+        labels = label_maps(rng, 13)
+        batches.append(({tap: readable(labels, rng, shift) for tap, shift in shifts.items()}, labels))
+    result = measure(SemanticVariance(list(shifts), 3), batches)
+    near = {f"{n}{i}": [f"{n}{k}" for k in (i - 1, i + 1) if 0 <= k < 3] for n in "abc" for i in range(3)}
+    late, never = ([(f"a{i}", f"{n}{i}") for i in range(3)] for n in "bc")
+    assert result.profile(late).kind[:, 1].tolist() == ["both", "a", "both"]
+    assert result.profile(late, near=near).kind[:, 1].tolist() == ["both", "both", "both"]
+    assert result.profile(late, near=near).beyond[:, 1].max() < 0.05
+    assert result.profile(never, near=near).kind[:, 1].tolist() == ["both", "a", "a"]
+    steps = [[1], [0, 2], [1]]
+    solo, joint = [("b0", "c0"), ("b1", "c1"), ("b2", "c2")], [("a0", "c0"), ("a1", "c1"), ("a2", "c2")]
+    assert pressure(result, joint, solo).pressure[:, 2].tolist() == ["", "speciality", ""]
+    assert pressure(result, joint, solo, near=steps).pressure[:, 2].tolist() == ["", "", ""]
