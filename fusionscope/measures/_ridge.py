@@ -40,6 +40,14 @@ class Fitted(NamedTuple):
     strength: float
 
 
+class Rows(NamedTuple):
+    """One tap's batch for concepts per sample: known rows by fold, padded with zeros (smaller than U x U)."""
+
+    x: Float64[Tensor, "F m U"]
+    weight: Float64[Tensor, "F m"]
+    masks: Float64[Tensor, "F m C"]
+
+
 class Counts(NamedTuple):
     """One tap's batch in the second pass: histograms by part, concept (of each permutation, split), mask and bin."""
 
@@ -77,14 +85,22 @@ class Ridge:
         if isinstance(reduced, Counts):
             for name, counts in zip(Counts._fields, reduced, strict=True):
                 probe.accumulate(f"{name}_{tap}", counts)
-        else:
-            self._add(probe, tap, *reduced)
+            return
+        folds, halves = reduced
+        if isinstance(folds, Rows):
+            self._add_rows(probe, tap, folds)
+            folds = []
+        self._add(probe, tap, folds, halves)
 
     # --- first pass ---
 
-    def _gather(self, probe: Any, features: Tensor, context: ConceptContext) -> tuple[list[Part], list[Part]]:
+    def _gather(self, probe: Any, features: Tensor, context: ConceptContext) -> tuple[Any, list[Part]]:
+        if not context.places:
+            return rows_of(features, context, probe.folds), (
+                self._null_moments(features, context) if probe.permutations else []
+            )
         masks, known, grid = context.cells(tuple(features.shape[2:]))
-        x = grid.take(features).flatten(2) if context.places else features.unsqueeze(2)
+        x = grid.take(features).flatten(2)
         masks, known = masks.to(x), known.to(x)
         folds = [
             moments(f, x[rows], known[rows], masks[rows].transpose(1, 2).flatten(0, 1))
@@ -119,6 +135,19 @@ class Ridge:
                 found[h] += F.embedding_bag(chosen, pairs, mode="sum")
         found = found.view(2, P * K, U)
         return [Part(h, weight, mean, None, found[h, :, -1], found[h, :, :-1].T) for h in range(2)]
+
+    @staticmethod
+    def _add_rows(probe: Any, tap: int, rows: Rows) -> None:
+        """Add moments about the origin, in float64; the sum of U x U is passed through once."""
+        x, weight, masks = (part.to(probe.device) for part in rows)
+        for name, left, right in (("square", x, x), ("cross", x, masks)):
+            state = probe.state(name, tap)
+            if state.numel():
+                state.baddbmm_(left.transpose(1, 2), right)
+            else:
+                probe.accumulate(f"{name}_{tap}", torch.bmm(left.transpose(1, 2), right))
+        for name, value in (("weight", weight.sum(1)), ("total", x.sum(1)), ("sums", masks.sum(1))):
+            probe.accumulate(f"{name}_{tap}", value)
 
     def _add(self, probe: Any, tap: int, folds: list[Part], halves: list[Part]) -> None:
         for part in folds + halves:
@@ -270,6 +299,22 @@ def scorer(m: Centred, centre: Tensor, strength: float, cross: Tensor | None = N
 def stacked(probes: Sequence[tuple[Tensor, Tensor]]) -> Scorer:
     """Return the probes of all parts together."""
     return Scorer(torch.stack([w for w, _ in probes]), torch.stack([offset for _, offset in probes]))
+
+
+def rows_of(x: Float[Tensor, "B U"], context: ConceptContext, folds: int) -> Rows:
+    """Return the known samples by fold."""
+    if "slots" not in context.grids:
+        fold = context.fold
+        slot = (fold[:, None] == fold).long().tril(-1).sum(1)
+        weight = x.new_zeros(folds, int(slot.max()) + 1, dtype=torch.float64)
+        weight[fold, slot] = context.known.to(weight)
+        masks = weight.new_zeros(*weight.shape, context.masks.shape[1])
+        masks[fold, slot] = context.masks.to(masks)
+        context.grids["slots"] = fold.to(x.device), slot.to(x.device), weight, masks
+    fold, slot, weight, masks = context.grids["slots"]
+    rows = weight.new_zeros(*weight.shape, x.shape[1])
+    rows[fold, slot] = x.double() * context.known.to(rows)[:, None]
+    return Rows(rows, weight, masks)
 
 
 def on_lattice(x: Tensor, grid: Lattice) -> Float[Tensor, "b U *cells"]:
