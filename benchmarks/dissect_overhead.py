@@ -1,6 +1,6 @@
 """What dissecting costs beyond the forwards it needs.
 
-    python benchmarks/dissect_overhead.py [--rounds 5] [--batches 32] [--batch-size 32] [--size 128] [--device cpu]
+    python benchmarks/dissect_overhead.py [--rounds 5] [--batches 10] [--batch-size 32] [--size 224] [--device cpu]
 
 Model: two ResNet-18 encoders (3 and 1 input channels) whose pooled features are concatenated. Measured: the time of
 ``fusionscope.dissect`` with CKA, η², ridge probes and semantic variance (``--removal`` adds the table V(S)), the trace
@@ -61,9 +61,9 @@ def main() -> None:
     """Time both in turn and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--removal", action="store_true", help="measure the table V(S) as well")
