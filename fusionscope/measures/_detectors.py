@@ -16,6 +16,7 @@ from ._concepts import Lattice, lattice
 from ._eta import MISFITS
 from ._instrument import Instrument
 from ._labels import LabelContext, label_context, onehot_labels
+from ._pairs import check_reduced, check_taps
 from ._quantiles import bounded, exceeded_by, histogram, spread
 from .functional._maps import resize
 from .functional._resampling import bound_rank, family_bound
@@ -155,9 +156,7 @@ class UnitDetectors(Instrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.taps = tuple(taps)
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise InputError(f"expected one or more taps with different names, got {self.taps}")
+        self.taps = check_taps(taps)
         if concepts < 1 or not 0 < quantile < 1 or not 0 <= threshold < 1 or permutations < 0 or 0 < permutations < 3:
             raise InputError(
                 f"expected concepts >= 1, 0 < quantile < 1, 0 <= threshold < 1 and permutations 0 or >= 3, got "
@@ -243,8 +242,7 @@ class UnitDetectors(Instrument):
 
     def update(self, reduced: dict[str, Any], context: DetectorContext) -> None:
         """Add one batch."""
-        if set(reduced) != set(self.taps):
-            raise InputError(f"expected exactly the taps {list(self.taps)}, got {list(reduced)}; reduce each of them")
+        check_reduced(reduced, self.taps)
         for i, tap in enumerate(self.taps):
             part = reduced[tap]
             if isinstance(part, int):

@@ -14,6 +14,7 @@ from fusionscope.errors import InputError
 
 from ._instrument import Instrument
 from ._labels import LabelContext, label_context
+from ._pairs import check_reduced, check_taps
 from .functional._resampling import bound_rank, family_bound
 from .functional._variance import variance_shares
 
@@ -121,9 +122,7 @@ class EtaSquared(Instrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.taps = tuple(taps)
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise InputError(f"expected one or more taps with different names, got {self.taps}")
+        self.taps = check_taps(taps)
         if classes < 1 or not 0.5 < purity <= 1 or permutations < 0 or 0 < permutations < 3:
             raise InputError(
                 f"expected classes >= 1, 0.5 < purity <= 1 and permutations 0 or >= 3, got {classes}, {purity} and "
@@ -197,8 +196,7 @@ class EtaSquared(Instrument):
 
     def update(self, reduced: dict[str, ClassSums], context: LabelContext) -> None:
         """Add one batch."""
-        if set(reduced) != set(self.taps):
-            raise InputError(f"expected exactly the taps {list(self.taps)}, got {list(reduced)}; reduce each of them")
+        check_reduced(reduced, self.taps)
         if not self.tally[1]:
             units = sum(r.squares.shape[-1] for r in reduced.values())
             self._afford(units)

@@ -15,6 +15,7 @@ from fusionscope.errors import InputError, did_you_mean
 from ._concepts import ConceptContext, concept_context
 from ._instrument import Instrument
 from ._net2vec import Net2Vec
+from ._pairs import check_reduced, check_taps
 from ._ridge import Ridge
 from ._scores import ProbeScores
 from .functional._resampling import bound_rank, family_bound, grouped_jackknife
@@ -140,9 +141,7 @@ class ConceptProbe(Instrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.taps = tuple(taps)
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise InputError(f"expected one or more taps with different names, got {self.taps}")
+        self.taps = check_taps(taps)
         if concepts < 1 or folds < 2 or permutations < 0 or 0 < permutations < 3 or places < 1:
             raise InputError(
                 f"expected concepts >= 1, folds >= 2, places >= 1 and permutations 0 or >= 3, got {concepts}, {folds}, "
@@ -222,8 +221,7 @@ class ConceptProbe(Instrument):
 
     def update(self, reduced: dict[str, Any], context: ConceptContext) -> None:
         """Add one batch."""
-        if set(reduced) != set(self.taps):
-            raise InputError(f"expected exactly the taps {list(self.taps)}, got {list(reduced)}; reduce each of them")
+        check_reduced(reduced, self.taps)
         for i, tap in enumerate(self.taps):
             if isinstance(reduced[tap], str):
                 self.misfits[i] += 1

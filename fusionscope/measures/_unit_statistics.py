@@ -14,6 +14,7 @@ from fusionscope.errors import InputError
 from ._eta import MISFITS
 from ._instrument import Instrument
 from ._labels import LabelContext, label_context, onehot_labels, pure_maps
+from ._pairs import check_reduced, check_taps
 from ._quantiles import bounded, spread
 from .functional._units import class_selectivity_index, effective_rank, participation_ratio
 
@@ -110,9 +111,7 @@ class UnitStatistics(Instrument):
 
     def __init__(self, taps: Iterable[str], classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.taps = tuple(taps)
-        if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise InputError(f"expected one or more taps with different names, got {self.taps}")
+        self.taps = check_taps(taps)
         if classes is not None and classes < 1:
             raise InputError(f"expected classes >= 1, or None for no class selectivity, got {classes}")
         self.classes = classes
@@ -183,8 +182,7 @@ class UnitStatistics(Instrument):
 
     def update(self, reduced: dict[str, Any], context: StatisticsContext) -> None:
         """Add one batch."""
-        if set(reduced) != set(self.taps):
-            raise InputError(f"expected exactly the taps {list(self.taps)}, got {list(reduced)}; reduce each of them")
+        check_reduced(reduced, self.taps)
         for i, tap in enumerate(self.taps):
             found, misfit = reduced[tap]
             for name, value in found.items():
