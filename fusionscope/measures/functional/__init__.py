@@ -8,6 +8,8 @@ from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
     from ._arrays import as_tensor as as_tensor
+    from ._broja import BrojaResult as BrojaResult
+    from ._broja import broja as broja
     from ._cka import centred_gram as centred_gram
     from ._cka import cka as cka
     from ._cka import hsic1 as hsic1
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "BrojaResult": "_broja",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
         "as_tensor": "_arrays",
         "binarise": "_net2vec",
+        "broja": "_broja",
         "centred_gram": "_cka",
         "channel_correlation": "_similarity",
         "cka": "_cka",
@@ -71,10 +75,12 @@ __getattr__, __dir__ = attach(
 )
 
 __all__ = [
+    "BrojaResult",
     "JointScore",
     "Net2VecFit",
     "as_tensor",
     "binarise",
+    "broja",
     "centred_gram",
     "channel_correlation",
     "cka",
