@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._coalitions import CoalitionTable as CoalitionTable
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
+    from ._coalitions import sampled_subsets as sampled_subsets
     from ._detectors import DetectorResult as DetectorResult
     from ._detectors import TapDetectors as TapDetectors
     from ._detectors import UnitDetectors as UnitDetectors
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
     from ._instrument import Instrument as Instrument
+    from ._paired import PairedScores as PairedScores
+    from ._paired_rows import ClassScores as ClassScores
+    from ._paired_rows import PairedResult as PairedResult
     from ._pairwise import PairMatrix as PairMatrix
     from ._pairwise import PairwiseResult as PairwiseResult
     from ._pairwise import PairwiseSimilarity as PairwiseSimilarity
@@ -50,6 +54,7 @@ __getattr__, __dir__ = attach(
         "CKAResult": "_cka",
         "ChannelCorrelation": "_channels",
         "ChannelCorrelationResult": "_channels",
+        "ClassScores": "_paired_rows",
         "CoalitionTable": "_coalitions",
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
@@ -60,6 +65,8 @@ __getattr__, __dir__ = attach(
         "MinibatchCKA": "_cka",
         "PairChannels": "_channels",
         "PairMatrix": "_pairwise",
+        "PairedResult": "_paired_rows",
+        "PairedScores": "_paired",
         "PairwiseResult": "_pairwise",
         "PairwiseSimilarity": "_pairwise",
         "Profile": "_semantic",
@@ -78,6 +85,7 @@ __getattr__, __dir__ = attach(
         "WholeCKAResult": "_whole_cka",
         "functional": "",
         "resolve_score": "functional._scores",
+        "sampled_subsets": "_coalitions",
     },
 )
 
@@ -86,6 +94,7 @@ __all__ = [
     "CKAResult",
     "ChannelCorrelation",
     "ChannelCorrelationResult",
+    "ClassScores",
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
@@ -96,6 +105,8 @@ __all__ = [
     "MinibatchCKA",
     "PairChannels",
     "PairMatrix",
+    "PairedResult",
+    "PairedScores",
     "PairwiseResult",
     "PairwiseSimilarity",
     "Profile",
@@ -113,4 +124,5 @@ __all__ = [
     "VarianceResult",
     "WholeCKAResult",
     "resolve_score",
+    "sampled_subsets",
 ]

@@ -1,23 +1,23 @@
 """The table V(S): a model's score with each subset of its modalities present."""
 
-import warnings
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Num, Shaped
-from torch import Tensor, nn
-from torchmetrics import Metric
+from jaxtyping import Float64, Int64, Num, Shaped
+from torch import Tensor
 
 from fusionscope.errors import InputError, did_you_mean
 
-from ._instrument import Instrument
-from .functional._scores import Score, resolve_score
+from ._paired import PairedScores
+from ._paired_rows import PairedResult, Rows
 
 Array = np.ndarray
-CHUNK = 2**17  # resampled samples at a time
+Permutations = Sequence[Sequence[str]]
+MOST = 16  # modalities
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,14 @@ class RemovalRow:
         return len(self.subset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RemovalResult:
-    """Rows of all scored subsets, all modalities first, then by falling size; and how they were made."""
+    """Rows of all scored subsets, all modalities first, then by falling size; and how they were made.
+
+    ``paired`` holds the same scores with their bootstrap draws, per class and per sample, conditions in the order of
+    the rows; ``moved`` counts, overall and per class, the groups whose outcome changes where a modality is added.
+    ``permutations``: the orders whose prefixes were scored, None where all subsets were.
+    """
 
     rows: tuple[RemovalRow, ...]
     modalities: tuple[str, ...]
@@ -51,6 +56,14 @@ class RemovalResult:
     groups: int
     alpha: float
     resamples: int
+    permutations: tuple[tuple[str, ...], ...] | None
+    paired: PairedResult = field(repr=False)
+    moved: Int64[Array, "M C1"] = field(repr=False)
+
+    @property
+    def draws(self) -> Float64[Array, "R S"]:
+        """Bootstrap values, one column per row of the table."""
+        return self.paired.draws
 
     def __getitem__(self, subset: Iterable[str]) -> RemovalRow:
         """Return the row of a subset, in whatever order its modalities are named."""
@@ -61,7 +74,68 @@ class RemovalResult:
         raise InputError(f"expected one of the scored subsets {[row.subset for row in self.rows]}, got {set(wanted)}")
 
 
-class CoalitionTable(Instrument):
+def sampled_subsets(
+    modalities: Iterable[str], most: int = 256, seed: int = 0
+) -> tuple[list[frozenset[str]], tuple[tuple[str, ...], ...] | None]:
+    """Choose the subsets to score where there are too many: the prefixes of random orders of the modalities.
+
+    Orders come in pairs, one and its reverse (antithetic), until the next pair would need more than ``most`` subsets.
+    The mean over orders of what a modality adds to its predecessors estimates its Shapley value without bias. Source:
+    Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; pairs: Mitchell et al. 2022, arXiv 2104.12199.
+
+    Returns:
+        ``(subsets, permutations)``, for ``CoalitionTable(permutations=...)``; the full subset first, the empty one
+        last. All subsets and None where ``most`` are enough for all.
+
+    Raises:
+        InputError: ``most`` is too small for one pair of orders, or more than 16 modalities.
+
+    >>> len(sampled_subsets("abc")[0]), sampled_subsets("abc")[1]
+    (8, None)
+    >>> subsets, orders = sampled_subsets("abcdefghij", most=64)
+    >>> len(subsets) <= 64, orders[0] == orders[1][::-1]
+    (True, True)
+    """
+    names = _checked(modalities)
+    if 2 ** len(names) <= most:
+        return [_named(mask, names) for mask in _ordered(range(2 ** len(names)), len(names))], None
+    if most < 2 * len(names):
+        raise InputError(f"expected most >= {2 * len(names)}, enough for one order and its reverse, got {most}")
+    rng = np.random.default_rng(seed)
+    orders: list[tuple[str, ...]] = []
+    chosen: set[int] = set()
+    while True:
+        order = tuple(names[i] for i in rng.permutation(len(names)))
+        pair = (order, order[::-1])
+        found = chosen.union(*(_prefixes(one, names) for one in pair))
+        if len(found) > most:
+            return [_named(mask, names) for mask in _ordered(chosen, len(names))], tuple(orders)
+        chosen = found
+        orders += pair
+
+
+def _checked(modalities: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(modalities)
+    if not 1 <= len(set(names)) == len(names) <= MOST:
+        raise InputError(f"expected 1 to {MOST} modalities with different names, got {names}")
+    return names
+
+
+def _prefixes(order: Sequence[str], names: Sequence[str]) -> set[int]:
+    bits = (1 << names.index(name) for name in order)
+    return {0, *itertools.accumulate(bits)}
+
+
+def _named(mask: int, names: Sequence[str]) -> frozenset[str]:
+    return frozenset(name for i, name in enumerate(names) if mask >> i & 1)
+
+
+def _ordered(masks: Iterable[int], M: int) -> list[int]:
+    """All modalities first, then by falling size, then in the order of the modalities."""
+    return sorted(masks, key=lambda m: (-m.bit_count(), [not m >> i & 1 for i in range(M)]))
+
+
+class CoalitionTable(PairedScores):
     """Scores V(S) of subsets of modalities, with a paired bootstrap over groups (or samples).
 
     ``drop(S) = V(all) - V(S)``, in the unit of the score. Intervals are percentiles of ``resamples`` bootstrap draws;
@@ -70,18 +144,20 @@ class CoalitionTable(Instrument):
     scores as ``frozenset()``; ``"majority"`` (Shapley values of SHAPE, arXiv 2205.00302) scores the constant prediction
     learnt from ``prior``.
 
-    Memory: one float64 row of K statistics per sample and subset (accuracy 2, mIoU classes²).
+    Memory: as ``PairedScores``.
 
     Args:
-        modalities: all of them, in the order of the result.
+        modalities: all of them, in the order of the result; at most 16.
         score: from ``resolve_score``, or a function ``f(output, target) -> [B]``, or a torchmetrics metric (no
             interval).
         resamples: bootstrap draws; 0 for no interval.
         alpha: 1 - the level of the intervals.
         seed: of the bootstrap.
         empty: as above.
-        prior: for "majority": class counts ``[C]`` of the training labels; for regression, the training mean ``[]``
-            or ``[D]``.
+        prior: for "majority": class counts ``[C]`` of the training labels; for multilabel, the share of positives
+            ``[K]`` of each label; for regression, the training mean ``[]`` or ``[D]``.
+        permutations: orders of all modalities whose prefixes are scored (``sampled_subsets``), where there are too many
+            subsets; None if all are scored.
 
     Raises:
         InputError: settings out of range, an unknown modality, subsets scored on different samples.
@@ -96,9 +172,7 @@ class CoalitionTable(Instrument):
     [(('rgb', 'depth'), 1.0, 0.0), (('rgb',), 0.75, 0.25)]
     """
 
-    keys: list[Tensor]
-    stats: list[Tensor]
-    scored: Tensor
+    word = "subset"
 
     def __init__(
         self,
@@ -110,37 +184,47 @@ class CoalitionTable(Instrument):
         seed: int = 0,
         empty: Literal["filled", "majority"] = "filled",
         prior: Tensor | Sequence[float | int] | float | None = None,
+        permutations: Permutations | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.modalities = tuple(modalities)
-        if not 1 <= len(set(self.modalities)) == len(self.modalities) <= 16:
-            raise InputError(f"expected 1 to 16 modalities with different names, got {self.modalities}")
-        if isinstance(score, str) or score is None:
-            raise InputError(
-                f"expected a resolved score, got {score!r}; give score=resolve_score({score!r}, task, classes)"
-            )
-        if not 0 < alpha < 1 or resamples < 0:
-            raise InputError(f"expected 0 < alpha < 1 and resamples >= 0, got {alpha} and {resamples}")
+        names = _checked(modalities)
+        orders = None if permutations is None else tuple(tuple(order) for order in permutations)
+        for order in orders or ():
+            if sorted(order) != sorted(names):
+                raise InputError(f"expected orders of all modalities {list(names)}, got {order}")
+        used = range(2 ** len(names)) if orders is None else set().union(*(_prefixes(order, names) for order in orders))
+        masks = _ordered(used, len(names))
+        conditions = ["+".join(name for i, name in enumerate(names) if mask >> i & 1) for mask in masks]
+        super().__init__(conditions, score=score, resamples=resamples, alpha=alpha, seed=seed, **kwargs)
         if empty not in ("filled", "majority") or (empty == "majority") != (prior is not None):
             raise InputError(
                 f"expected empty='filled', or empty='majority' with the prior (class counts or mean of the training "
                 f"targets), got empty={empty!r} with {'a' if prior is not None else 'no'} prior"
             )
-        self.score: Score = resolve_score(score, "classification")
-        self.resamples, self.alpha, self.seed, self.empty = resamples, alpha, seed, empty
+        self.modalities, self.empty, self.permutations = names, empty, orders
+        self.masks = {mask: c for c, mask in enumerate(masks)}
         self.prior = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
-        self.add_state("keys", [], "cat")  # [B, 3]: bit mask of the subset, 1 if grouped, group
-        self.add_state("stats", [], "cat")  # [B, K]
-        self.add_state("scored", torch.zeros(2 ** len(self.modalities), dtype=torch.int64), "sum")
-        clones = [] if self.score.metric is None else [self.score.metric.clone() for _ in range(len(self.scored))]
-        self.metrics = nn.ModuleList(clones)
 
     def settings(self) -> dict[str, Any]:
         """Return what two instruments must share to be merged."""
         prior = None if self.prior is None else self.prior.tolist()
-        names = ("modalities", "resamples", "alpha", "seed", "empty")
+        names = ("modalities", "resamples", "alpha", "seed", "empty", "permutations")
         return {k: getattr(self, k) for k in names} | {"score": self.score.name, "prior": prior}
+
+    def _index(self, condition: Iterable[str]) -> int:
+        subset = frozenset(condition)
+        for name in subset - set(self.modalities):
+            raise InputError(
+                f"expected modalities of {list(self.modalities)}, got {name!r}.{did_you_mean(name, self.modalities)}"
+            )
+        mask = sum(1 << self.modalities.index(name) for name in subset)
+        if mask not in self.masks:
+            raise InputError(f"expected a subset that the permutations begin with, got {sorted(subset)}")
+        return self.masks[mask]
+
+    def _shown(self, c: Any) -> str:
+        mask = next(mask for mask, place in self.masks.items() if place == c)
+        return repr(tuple(name for i, name in enumerate(self.modalities) if mask >> i & 1))
 
     def update(
         self,
@@ -148,22 +232,28 @@ class CoalitionTable(Instrument):
         output: Num[Tensor, "B *outputs"],
         target: Shaped[Tensor, "rows *places"],
         group: Shaped[Tensor, "members"] | None = None,
+        sample: Shaped[Tensor, "numbers"] | None = None,
     ) -> None:
-        """Add one batch scored with only ``subset`` present; give every subset the same samples in the same order."""
-        subset = frozenset(subset)
-        for name in subset - set(self.modalities):
-            raise InputError(
-                f"expected modalities of {list(self.modalities)}, got {name!r}.{did_you_mean(name, self.modalities)}"
-            )
-        if not subset and self.prior is not None:
+        """Add one batch scored with only ``subset`` present; give every subset the same samples in the same order.
+
+        ``group``: samples of one group are not independent; ``sample``: their numbers, which order values per sample.
+        """
+        c = self._index(subset)
+        if self.prior is not None and c == self.masks.get(0):
             raise InputError(
                 "expected no outputs for the empty subset, since empty='majority' makes them; use 'filled'"
             )
         target = target.to(output.device)
-        mask = sum(1 << self.modalities.index(name) for name in subset)
-        self._add(mask, output, target, group)
-        if self.prior is not None and len(subset) == len(self.modalities):
-            self._add(0, self._majority(output), target, group)
+        self._add(c, output, target, group, sample)
+        if self.prior is not None and c == 0:
+            self._add(self.masks[0], self._majority(output), target, group, sample)
+
+    def fail(self, subset: Iterable[str], reason: str) -> None:
+        """Note that the model raised on ``subset``: it has no value, for this reason, from now on."""
+        c = self._index(subset)
+        self._fail(c, reason)
+        if self.prior is not None and c == 0:
+            self._fail(self.masks[0], f"all modalities together were not scored: {reason}")
 
     def _majority(self, output: Tensor) -> Tensor:
         """Outputs of the predictor that knows only the prior: log counts as logits, or the mean."""
@@ -173,146 +263,63 @@ class CoalitionTable(Instrument):
         if output.ndim < 2 or output.shape[1] != len(prior):
             raise InputError(
                 f"expected a prior for each output, got {len(prior)} values for outputs {tuple(output.shape)}; give "
-                "class counts of all classes, or the mean of a regression target"
+                "class counts of all classes, shares of positive labels, or the mean of a regression target"
             )
-        logits = prior if self.score.name == "r2" else prior.log()
+        if self.score.task == "multilabel":
+            logits = prior.logit()
+        else:
+            logits = prior if self.score.task == "regression" else prior.log()
         return logits.view(-1, *[1] * (output.ndim - 2)).expand(output.shape)
 
-    def _add(self, mask: int, output: Tensor, target: Tensor, group: Tensor | None) -> None:
-        self.scored[mask] += len(target)
-        if self.score.metric is not None:
-            self.metrics[mask].update(output, target)  # ty: ignore
-            return
-        keys = torch.zeros(len(target), 3, dtype=torch.int64, device=self.device)
-        keys[:, 0] = mask
-        if group is not None:
-            if group.is_floating_point() or group.shape != target.shape[:1]:
-                raise InputError(
-                    f"expected one integer group per sample [{len(target)}], got {group.dtype} {tuple(group.shape)}"
-                )
-            keys[:, 1], keys[:, 2] = 1, group.to(keys)
-        self.keys.append(keys)
-        self.stats.append(self.score.statistics(output, target).to(self.device))
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another table has seen."""
-        super().merge_state(incoming_state)
-        if isinstance(incoming_state, CoalitionTable):
-            for mine, theirs in zip(self.metrics, incoming_state.metrics, strict=True):
-                mine.merge_state(theirs)  # ty: ignore
-
-    def reset(self) -> None:
-        """Forget every batch."""
-        super().reset()
-        for metric in self.metrics:
-            metric.reset()  # ty: ignore
-
-    def _no_rows(self, name: str) -> Tensor:
-        return torch.zeros(0, 3, dtype=torch.int64) if name == "keys" else torch.zeros(0, 0, dtype=torch.float64)
-
-    def _masks(self) -> list[int]:
-        seen = [m for m in range(len(self.scored)) if self.scored[m]]
-        return sorted(seen, key=lambda m: (-m.bit_count(), [not m >> i & 1 for i in range(len(self.modalities))]))
-
-    def compute(self) -> RemovalResult:
-        """Return the table of all subsets that were scored."""
-        masks = self._masks()
-        full = len(self.scored) - 1
-        samples = int(self.scored.max())
-        for m in masks:
-            if int(self.scored[m]) != samples:
-                raise InputError(
-                    f"expected every subset scored on the same samples, got {samples} and, for {self._names(m)}, "
-                    f"{int(self.scored[m])}; call update for all subsets of each batch"
-                )
-        groups = samples
-        draws = np.full((0, len(masks)), np.nan)
-        if not masks:
-            values, note = np.zeros(0), ""
-        elif self.score.metric is not None:
-            values = self._metric_values(masks)
-            note = "no interval: a torchmetrics score keeps no per-sample values"
-        else:
-            table = self._table(masks)
-            groups = table.shape[1]
-            values = np.asarray(self.score.value(table.sum(1)))
-            draws = self._draws(table)
-            note = "no interval: fewer than 2 groups" if groups < 2 else ""
-        top = masks.index(full) if full in masks else -1
-        rows = tuple(self._row(s, m, values, draws, top, note) for s, m in enumerate(masks))
+    def compute(self) -> Any:
+        """Return the table of all subsets that were scored, a ``RemovalResult``."""
+        paired, rows = self._paired()
+        masks = [mask for mask, c in self.masks.items() if self.conditions[c] in paired.conditions]
+        full = self.conditions[0]
+        S = len(masks)
+        drops = [np.full(S, np.nan)] * 3
+        scored = full in paired.conditions
+        if scored:
+            drops = list(paired.drops(full))
+        why = "no drop: the score with all modalities is not defined"
+        if not scored:
+            why = "no drop: all modalities together were not scored"
+        found = []
+        for s, mask in enumerate(masks):
+            reasons = [str(paired.reason[s])] if paired.reason[s] else []
+            if not scored or not np.isfinite(paired.values[0]):
+                reasons.append(why)
+            subset = tuple(name for i, name in enumerate(self.modalities) if mask >> i & 1)
+            numbers = (paired.values, paired.low, paired.high, *drops)
+            found.append(RemovalRow(subset, *(float(x[s]) for x in numbers), "; ".join(dict.fromkeys(reasons))))
+        good = [mask for s, mask in enumerate(masks) if not self.failed[self.masks[mask]]]
         return RemovalResult(
-            rows, self.modalities, self.score.name, self.empty, samples, groups, self.alpha, self.resamples
+            tuple(found),
+            self.modalities,
+            self.score.name,
+            self.empty,
+            paired.samples,
+            paired.groups,
+            self.alpha,
+            self.resamples,
+            self.permutations,
+            paired,
+            _moved(rows, good, len(self.modalities)),
         )
 
-    def _names(self, mask: int) -> tuple[str, ...]:
-        return tuple(name for i, name in enumerate(self.modalities) if mask >> i & 1)
 
-    def _metric_values(self, masks: list[int]) -> Array:
-        with warnings.catch_warnings():
-            # A rank without a batch computes from the others' states; torchmetrics warns before it looks at them.
-            warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
-            return np.array([float(self.metrics[m].compute()) for m in masks], dtype=np.float64)  # ty: ignore
-
-    def _table(self, masks: list[int]) -> Array:
-        """Statistics ``[subsets, groups, K]``, the groups in an order that does not depend on arrival."""
-        keys, stats = torch.cat(self.keys).cpu().numpy(), torch.cat(self.stats).cpu().numpy()
-        parts = [keys[:, 0] == m for m in masks]
-        group = keys[parts[0], 1:]
-        for m, part in zip(masks, parts, strict=True):
-            if (keys[part, 1:] != group).any():
-                raise InputError(
-                    f"expected the same groups in every subset, got others for {self._names(m)}; score all subsets of "
-                    "a batch on the same samples in the same order"
-                )
-        table = np.stack([stats[part] for part in parts])
-        if group[:, 0].any():
-            if not group[:, 0].all():
-                raise InputError("expected groups for all samples or for none, got both; give group= in every update")
-            ids, inverse = np.unique(group[:, 1], return_inverse=True)
-            sums = np.zeros((len(masks), len(ids), table.shape[2]))
-            np.add.at(sums.swapaxes(0, 1), inverse, table.swapaxes(0, 1))
-            return sums
-        rows = np.ascontiguousarray(table.swapaxes(0, 1)).reshape(table.shape[1], -1)
-        return table[:, rows.view(f"V{rows.shape[1] * 8}").ravel().argsort(kind="stable")]
-
-    def _draws(self, table: Array) -> Array:
-        """Bootstrap values ``[resamples, subsets]``."""
-        S, G, K = table.shape
-        if G < 2 or not self.resamples:
-            return np.full((0, S), np.nan)
-        rng = np.random.default_rng(self.seed)
-        flat = table.swapaxes(0, 1).reshape(G, S * K)
-        out = []
-        step = max(CHUNK // G, 1)
-        for start in range(0, self.resamples, step):
-            R = min(step, self.resamples - start)
-            picks = rng.integers(0, G, (R, G)) + np.arange(R)[:, None] * G
-            weights = np.bincount(picks.ravel(), minlength=R * G).reshape(R, G).astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                out.append(self.score.value((weights @ flat).reshape(R, S, K)))
-        return np.concatenate(out)
-
-    def _row(self, s: int, mask: int, values: Array, draws: Array, top: int, note: str) -> RemovalRow:
-        nan = float("nan")
-        value = float(values[s])
-        reasons = [note] if note else []
-        if not np.isfinite(value):
-            reasons = ["the score is not defined, or outputs are not finite"]
-        elif np.isnan(draws[:, s]).any():
-            reasons.append(f"the score is not defined in {int(np.isnan(draws[:, s]).sum())} of {len(draws)} resamples")
-        if top < 0:
-            reasons.append("no drop: all modalities together were not scored")
-        elif not np.isfinite(values[top]):
-            reasons.append("no drop: the score with all modalities is not defined")
-        low, high = self._interval(draws[:, s]) if np.isfinite(value) else (nan, nan)
-        drop = float(values[top] - value) if top >= 0 else nan
-        drop_low, drop_high = self._interval(draws[:, top] - draws[:, s]) if np.isfinite(drop) else (nan, nan)
-        reason = "; ".join(dict.fromkeys(reasons))
-        return RemovalRow(self._names(mask), value, low, high, drop, drop_low, drop_high, reason)
-
-    def _interval(self, draws: Array) -> tuple[float, float]:
-        draws = draws[~np.isnan(draws)]
-        if not len(draws):
-            return float("nan"), float("nan")
-        low, high = np.quantile(draws, [self.alpha / 2, 1 - self.alpha / 2])
-        return float(low), float(high)
+def _moved(rows: Rows | None, masks: Sequence[int], M: int) -> Int64[Array, "M C1"]:
+    """Count the groups, overall and per class, whose statistics change where a modality is added to some subset."""
+    if rows is None:
+        return np.zeros((M, 1), dtype=np.int64)
+    tables = [rows.table, *(sums for _, sums in rows.parts or ())]
+    place = {mask: s for s, mask in enumerate(masks)}
+    out = np.zeros((M, len(tables)), dtype=np.int64)
+    for m in range(M):
+        pairs = [(s, place[mask | 1 << m]) for mask, s in place.items() if mask | 1 << m in place and not mask >> m & 1]
+        for c, table in enumerate(tables):
+            changed = np.zeros(table.shape[1], dtype=bool)
+            for a, b in pairs:
+                changed |= (table[a] != table[b]).any(-1)
+            out[m, c] = changed.sum()
+    return out

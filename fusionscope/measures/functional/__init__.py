@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._net2vec import net2vec_maps as net2vec_maps
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
+    from ._resampling import percentile_interval as percentile_interval
     from ._scores import resolve_score as resolve_score
     from ._similarity import channel_correlation as channel_correlation
     from ._similarity import mutual_knn as mutual_knn
@@ -62,6 +63,7 @@ __getattr__, __dir__ = attach(
         "net2vec_maps": "_net2vec",
         "pack_bits": "_maps",
         "participation_ratio": "_units",
+        "percentile_interval": "_resampling",
         "procrustes": "_similarity",
         "resolve_score": "_scores",
         "rsa": "_similarity",
@@ -96,6 +98,7 @@ __all__ = [
     "net2vec_maps",
     "pack_bits",
     "participation_ratio",
+    "percentile_interval",
     "procrustes",
     "resolve_score",
     "rsa",

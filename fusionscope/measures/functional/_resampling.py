@@ -99,3 +99,29 @@ def grouped_jackknife(
     pseudo = h * value - (h - 1) * without
     mean = (pseudo / h).sum(0)
     return np.asarray(np.sqrt(((pseudo - mean) ** 2 / (h - 1)).mean(0)))
+
+
+def percentile_interval(
+    draws: Float64[Array, "R *cells"], alpha: float = 0.05
+) -> tuple[Float64[Array, "*cells"], Float64[Array, "*cells"]]:
+    """Return the ``alpha/2`` and ``1 - alpha/2`` quantiles of bootstrap draws; draws that are NaN are left out.
+
+    NaN where no draw is left.
+
+    >>> import numpy as np
+    >>> low, high = percentile_interval(np.array([1.0, 2.0, np.nan, 3.0, 4.0, 5.0]), 0.5)
+    >>> float(low), float(high)
+    (2.0, 4.0)
+    """
+    flat = draws.reshape(len(draws), math.prod(draws.shape[1:]))
+    ends = np.full((2, flat.shape[1]), np.nan)
+    levels = [alpha / 2, 1 - alpha / 2]
+    gaps = np.isnan(flat)
+    whole = ~gaps.any(0)
+    with np.errstate(invalid="ignore"):
+        if len(flat) and whole.any():
+            ends[:, whole] = np.quantile(flat[:, whole], levels, axis=0)
+        for i in np.flatnonzero(~whole & ~gaps.all(0)):
+            ends[:, i] = np.quantile(flat[~gaps[:, i], i], levels)
+    low, high = ends.reshape(2, *draws.shape[1:])
+    return low, high
