@@ -23,5 +23,5 @@ clean:
 # constraints.txt pins the tested set: without it pip would take the newest torch and its CUDA packages.
 .venv/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,peers]'
 	touch $@

@@ -15,7 +15,7 @@ from fusionscope.cli._function import call_function
 from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
-from fusionscope.dissection import check_folder, dissect, load
+from fusionscope.dissection import Dissection, check_folder, dissect, load
 from fusionscope.dissection._ranks import launched, place
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import InputError
@@ -78,6 +78,8 @@ def _dissect(options: DissectOptions) -> None:
         else None,
         checkpoints=trained.checkpoints if trained and options.references else None,
         estimator=options.estimator,
+        kinds=_kinds(options.kinds),
+        baseline=_baseline(options.baseline),
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         truth=splits.truth if splits else None,
         data=about,
@@ -88,6 +90,20 @@ def _dissect(options: DissectOptions) -> None:
     found.report(report)
     print(found)
     print(f"tables: {out.resolve()}\nreport: {report.resolve()}")
+
+
+def _kinds(pairs: tuple[str, ...]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"--kinds takes modality=kind, as depth=depth audio=audio, not {pair!r}")
+    return dict((pair.partition("=")[0], pair.partition("=")[2]) for pair in pairs)
+
+
+def _baseline(folder: str) -> Dissection | None:
+    if not folder:
+        return None
+    inner = Path(folder) / "dissection"
+    return load(inner if (inner / "manifest.json").is_file() else folder)
 
 
 def _prior(trained: Run) -> Any:

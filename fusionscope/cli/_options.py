@@ -7,6 +7,24 @@ from typing import Annotated, Literal
 import msgspec
 import tyro
 
+Measure = Literal[
+    "all",
+    "similarity",
+    "selectivity",
+    "semantics",
+    "units",
+    "removal",
+    "contribution",
+    "valuation",
+    "imbalance",
+    "information",
+    "robustness",
+    "perceptual",
+    "emap",
+    "detectors",
+    "pairwise",
+]
+
 
 class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of ``fusionscope dissect``."""
@@ -25,10 +43,23 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Folder for the tables (default: RUN/dissection)."""
     report: str = ""
     """Path of the HTML report (default: beside the tables: RUN/report.html, or OUT.html)."""
-    measures: tuple[
-        Literal["similarity", "selectivity", "semantics", "units", "removal", "detectors", "pairwise"], ...
-    ] = ("similarity", "selectivity", "semantics", "units", "removal")
-    """Instruments to run; semantics and units read the data twice, detectors (slow) three times."""
+    measures: tuple[Measure, ...] = (
+        "similarity",
+        "selectivity",
+        "semantics",
+        "units",
+        "removal",
+        "contribution",
+        "valuation",
+        "imbalance",
+    )
+    """Instruments to run; all = every one. Only when named: information, robustness, perceptual, emap (they run the model
+    many times more, or solve many programmes), detectors and pairwise."""
+    kinds: tuple[str, ...] = ()
+    """What modalities are, for the corruptions that suit them, as depth=depth audio=audio (default: by shape and name).
+    One of image, depth, video, audio, sequence, vector, tokens."""
+    baseline: str = ""
+    """Run folder or dissection of the model to compare the robustness with."""
     estimator: Literal["ridge", "net2vec", "net2vec-binary", "net2vec-published"] = "ridge"
     """How the concept probes of semantics are fitted; net2vec is slow."""
     references: bool = True
@@ -39,8 +70,8 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What stands in for an absent modality: another sample's, zeros, the batch mean, or the model's own mask."""
     empty: Literal["auto", "majority", "filled"] = "auto"
     """The value of no modality at all: always the majority class of training, or every modality filled in."""
-    metric: Literal["auto", "accuracy", "miou", "r2", "loglik"] = "auto"
-    """Metric of the removal table (auto: accuracy, mIoU or R2 by task)."""
+    metric: Literal["auto", "accuracy", "miou", "f1", "r2", "loglik", "neg_mse"] = "auto"
+    """Metric of removal and contribution (auto: accuracy, mIoU, F1 of several labels or R2, by task)."""
     permutations: int = 100
     """Permutations behind each null."""
     alpha: float = 0.05

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
-    from fusionscope.dissection._coalitions import fill_in as fill_in
-    from fusionscope.dissection._coalitions import subsets as subsets
     from fusionscope.dissection._dissect import dissect as dissect
     from fusionscope.dissection._dissection import Dissection as Dissection
     from fusionscope.dissection._dissection import check_folder as check_folder
     from fusionscope.dissection._dissection import load as load
+    from fusionscope.dissection._fill import fill_in as fill_in
 
 _exports = {
     "Dissection": "_dissection",
     "check_folder": "_dissection",
     "dissect": "_dissect",
-    "fill_in": "_coalitions",
+    "fill_in": "_fill",
     "load": "_dissection",
-    "subsets": "_coalitions",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
 
 import fusionscope
-from fusionscope._nest import tensors
 from fusionscope.batch import Adapter, Batch, takes_present, unwrap
-from fusionscope.dissection._coalitions import Fill, check_fill
+from fusionscope.dissection._choices import check_arguments, check_names, choose_taps, varied
+from fusionscope.dissection._decisions import Decisions
+from fusionscope.dissection._device import device_of, model_fingerprint, moved, usable
 from fusionscope.dissection._dissection import SCHEMA, Dissection
 from fusionscope.dissection._features import Concepts, Features
-from fusionscope.dissection._measurement import Measurement, coalition_table
+from fusionscope.dissection._fill import Fill, check_fill
+from fusionscope.dissection._measurement import Measurement
 from fusionscope.dissection._progress import progress_bar
 from fusionscope.dissection._ranks import place, same_batches
+from fusionscope.dissection._robustness import Baseline, kinds_of
 from fusionscope.dissection._sources import Reference, Source, checkpoint_sources, keeps_state, solo_sources
 from fusionscope.dissection._stream import LoaderState, Stream
 from fusionscope.dissection._task import infer_task
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope.errors import InputError
 from fusionscope.tracing import (
     ModelState,
-    Tap,
-    Trace,
     differing,
     one_adapter,
     quiet,
     trace,
 )
 
-MEASURES = ("similarity", "selectivity", "semantics", "units", "removal")
-OPTIONAL = ("detectors", "pairwise")
+MEASURES = ("similarity", "selectivity", "semantics", "units", "removal", "contribution", "valuation", "imbalance")
+OPTIONAL = ("information", "robustness", "perceptual", "emap", "detectors", "pairwise")
 TWICE = ("semantics", "units", "detectors")
 TRACED = 16
 
@@ -66,6 +65,8 @@ def dissect(
     checkpoints: Mapping[int, Any] | None = None,
     concepts: Concepts | None = None,
     estimator: str = "ridge",
+    kinds: Mapping[str, str] | None = None,
+    baseline: Dissection | None = None,
     device: torch.device | str | None = None,
     truth: Mapping[str, Mapping[str, Any]] | None = None,
     data: Mapping[str, Any] | None = None,
@@ -88,9 +89,14 @@ def dissect(
         adapter: how to read a batch and call the model, where that cannot be inferred.
         measures: which of ``similarity`` (CKA between all taps), ``selectivity`` (η² and ε² per unit and class),
             ``semantics`` (concept probes and the semantic variance between all taps), ``units`` (dead and saturated
-            units, class selectivity index, effective rank) and ``removal`` (the metric for every subset of modalities);
-            and, when named, ``detectors`` (Network Dissection: slow, a third reading) and ``pairwise`` (Procrustes,
-            SVCCA, RSA, mutual neighbours and RBF CKA on a subsample).
+            units, class selectivity index, effective rank), ``removal`` (the metric for every subset of modalities),
+            ``contribution`` (Shapley values, cooperation and interaction from the same subsets), ``valuation`` (samples
+            on which a modality hurts) and ``imbalance`` (discrepancy ratio, each modality alone, linear probes); and,
+            when named, ``information`` (redundancy, uniqueness and synergy of the inputs and the streams),
+            ``robustness`` (corruptions of each modality, severities 0 to 5, with the confidence calibration),
+            ``perceptual`` (permutations, any, within and across classes), ``emap`` (what interaction adds to the best
+            additive approximation), ``detectors`` (Network Dissection: slow, a third reading) and ``pairwise``
+            (Procrustes, SVCCA, RSA, mutual neighbours and RBF CKA on a subsample); or ``all``.
         taps: for each modality the calls to measure, by path or id; default: chosen from the trace.
         layouts: the axes of taps whose units cannot be told, as ``{"path": "NHWC"}``.
         classes: names of the classes.
@@ -111,6 +117,10 @@ def dissect(
         mask}``,
             masks ``[B]``, ``[B, T]`` or ``[B, H, W]``, bool or shares from 0 to 1, NaN = unknown.
         estimator: of the concept probes.
+        kinds: what each modality is, for the corruptions that suit it: ``image``, ``depth``, ``video``, ``audio``,
+            ``sequence``, ``vector`` or ``tokens``; inferred where it is not given.
+        baseline: a dissection of the model to compare the robustness with (a late fusion, a plain concatenation), on
+            the same data.
         device: where to run; default: where the model's parameters are.
         truth: planted truth by class, as data sets of fusionscope give it.
         data: what to write into the manifest about the data, as ``{"spec": ..., "split": ...}``.
@@ -133,9 +143,11 @@ def dissect(
     ['taps', 'similarity', 'selectivity', 'concepts', 'variance', 'profile', 'emergence', 'units', 'removal']
     """
     begin = time.perf_counter()
-    _check_kinds(model, loader)
-    measures = (measures,) if isinstance(measures, str) else measures
-    _check_names("measure", measures, (*MEASURES, *OPTIONAL))
+    check_arguments(model, loader)
+    measures = (measures,) if isinstance(measures, str) else tuple(measures)
+    check_names("measure", measures, (*MEASURES, *OPTIONAL, "all"))
+    if "all" in measures:
+        measures = (*MEASURES, *OPTIONAL)
     check_fill(fill)
     if fill == "present" and not takes_present(model):
         raise InputError(
@@ -148,7 +160,8 @@ def dissect(
             f"stands beside its null; got alpha {alpha}, seed {seed}, permutations {permutations}"
         )
     adapter = one_adapter(adapter, modalities)
-    device = _usable(device) if device is not None else _device_of(model)
+    rival = Baseline.of(baseline)
+    device = usable(device) if device is not None else device_of(model)
     twice = [name for name in measures if name in TWICE]
     if isinstance(loader, Iterator) and twice:
         raise InputError(
@@ -165,9 +178,9 @@ def dissect(
         state = ModelState(unwrap(model))
         # The loader's draws are its own; every step puts the generators back.
         cleanup.callback(state.restore, rng=False)
-        few = differing(first, TRACED).to(device)
+        few, constant = varied(differing(first, TRACED).to(device))
         found = trace(model, few, adapter=adapter, layouts=layouts)
-        chosen, unread = _choose(found, taps)
+        chosen, unread = choose_taps(found, taps)
         main = Source("", model, adapter, found.modalities, chosen, keeps_state(model, found))
         others = [(f"solo {m}", m, one) for m, one in (references or {}).items()]
         others += [(f"copy {m} {i}", m, one) for m, many in (copies or {}).items() for i, one in enumerate(many, 1)]
@@ -193,11 +206,25 @@ def dissect(
             seed=seed,
             device=device,
         )
-        table, chosen_empty, metric_name, missing = coalition_table(
-            measures, found.modalities, task, metric, empty, prior, alpha, seed
+        kinds = kinds_of(first, kinds)
+        decisions = Decisions(
+            main,
+            found,
+            task,
+            measures,
+            fill=fill,
+            empty=empty,
+            prior=prior,
+            metric=metric,
+            kinds=kinds,
+            baseline=rival,
+            first=first,
+            alpha=alpha,
+            seed=seed,
         )
-        run = Measurement(main, task, features, table, fill=fill, empty=chosen_empty, seed=seed)
-        run.notes += [*unread, *missing, *features.notes, *(note for source in sources for note in source.notes)]
+        cleanup.enter_context(decisions.reuse.installed())
+        run = Measurement(main, task, features, decisions)
+        run.notes += [*unread, *constant, *features.notes, *(note for source in sources for note in source.notes)]
         steps = len(stream) * features.passes
         with quiet(unwrap(model)), progress_bar("dissecting", steps, progress if not rank else False) as tick:
             readings = [_chain(first, batches)]
@@ -206,13 +233,17 @@ def dissect(
                     features.advance()
                     start.restore()
                     readings.append(iter(Stream(loader, adapter, stream.marks)))
+                seen = 0
                 for index, batch in enumerate(readings[number]):
                     if index % ranks == rank:
-                        run.step(batch.to(device), index)
+                        run.step(batch.to(device), index, seen)
+                    if not number:
+                        decisions.see(batch, index)
+                    seen += batch.size
                     tick()
                 if not number:
                     same_batches(stream.fingerprint)
-        tables, arrays = run.tables(truth)
+            tables, arrays = run.tables(truth, first.size, device)
     end = time.perf_counter()
     manifest = {
         "schema": SCHEMA,
@@ -220,7 +251,7 @@ def dissect(
         "model": {
             "name": type(unwrap(model)).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "fingerprint": _model_fingerprint(model),
+            "fingerprint": model_fingerprint(model),
         },
         "data": {
             "spec": "a user's loader",
@@ -237,8 +268,10 @@ def dissect(
         "parameters": {
             "measures": list(measures),
             "fill": fill if isinstance(fill, str) else getattr(fill, "__name__", "a function"),
-            "empty": run.empty,
-            "metric": metric_name,
+            "empty": decisions.empty,
+            "metric": decisions.metric,
+            "kinds": kinds,
+            "baseline": rival.name if rival is not None else "",
             "estimator": estimator,
             "margin": run.margin,
             "permutations": permutations,
@@ -259,94 +292,12 @@ def dissect(
             "stream": round(end - traced, 3),
             "total": round(end - begin, 3),
         },
-        "forwards": {"trace": found.forwards, "stream": run.forwards},
+        "forwards": {"trace": found.forwards, "stream": main.forwards},
         "messages": [*found.messages, *task.notes, *run.notes, *run.order.notes()],
     }
     return Dissection(tables, manifest, found.to_dict() | {"taps": [tap.id for tap in chosen]}, arrays)
 
 
-def _check_kinds(model: Any, loader: Any) -> None:
-    """Tell a mixed-up argument from a model and a loader of batches."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"expected a torch.nn.Module and then a loader of batches, got a {type(model).__name__} first")
-    if hasattr(loader, "loader") and hasattr(loader, "splits"):
-        raise InputError("expected a loader of batches, got DataSplits; give data.loader('test', 64, shuffle=True)")
-    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        raise InputError(f"expected a loader of batches, got the data set {type(loader).__name__}; use a DataLoader")
-    if not isinstance(loader, Iterable):
-        raise InputError(f"expected a loader of batches, got a {type(loader).__name__}")
-
-
-def _choose(found: Trace, wanted: Mapping[str, Sequence[str]] | None) -> tuple[list[Tap], list[str]]:
-    """Return the taps to measure, and a note on those that cannot be read."""
-    if wanted is None:
-        taps = [tap for taps in found.taps.values() for tap in taps]
-        unread = [tap.call for tap in taps if tap.call.axes.unit is None]
-        if not unread:
-            return taps, []
-        layouts = ", ".join(f"{call.path!r}: '{'N' + '?' * (len(call.shape) - 1)}'" for call in unread[:3])
-        text = (
-            f"cannot tell which axis of {', '.join(call.id for call in unread[:3])} holds units, so "
-            f"{len(unread)} of {len(taps)} taps are left out; say it with layouts={{{layouts}}} (N samples, C units)"
-        )
-        if len(unread) == len(taps):
-            raise InputError(text)
-        return [tap for tap in taps if tap.call.axes.unit is not None], [text]
-    _check_names("modality", wanted, found.modalities)
-    chosen: dict[str, Tap] = {}
-    for modality, names in wanted.items():
-        for level, name in enumerate(names):
-            tap = Tap(modality, level, (level + 1) / len(names), found.call(name))
-            if tap.id in chosen:
-                raise InputError(f"taps= names {tap.id} twice; a call is measured once, for one modality")
-            chosen[tap.id] = tap
-    return list(chosen.values()), []
-
-
-def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"unknown {what} {name!r}; expected {', '.join(known)}.{did_you_mean(name, known)}")
-
-
 def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:
     yield first
     yield from rest
-
-
-@contextmanager
-def moved(model: nn.Module, device: torch.device) -> Generator[None, None, None]:
-    """Hold a model on a device, and put it back."""
-    home = _device_of(model)
-    if home == device:
-        yield
-        return
-    try:
-        model.to(device)
-        yield
-    finally:
-        model.to(home)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def _usable(device: torch.device | str) -> torch.device:
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except Exception as error:
-        raise InputError(f"cannot use the device {device!r}: {error}") from error
-    return chosen
-
-
-def _model_fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
-        digest.update(name.encode())
-        for _, part in tensors(tensor):
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusionscope.batch import Batch
+from fusionscope.dissection._information import Information
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._task import Task
 from fusionscope.errors import InputError
@@ -55,10 +56,10 @@ class Features:
         self.instruments: dict[str, Instrument] = {}
         own, every = sources[0].spots, [spot for source in sources for spot in source.spots]
         self.spots: dict[str, list[str]] = {}
-        self.concepts: tuple[str, ...] = task.classes if task.kind in ("classification", "dense") else ()
+        self.concepts: tuple[str, ...] = task.classes
         if concepts is not None:
             self.concepts = tuple(str(name) for name in self._named(first))
-        wanted = set(measures) - {"removal"}
+        wanted = {"similarity", "selectivity", "semantics", "units", "detectors", "pairwise"} & set(measures)
         if not own and wanted:
             self.notes.append(f"no call depends on one modality alone: no {' and no '.join(sorted(wanted))}")
             return
@@ -97,6 +98,11 @@ class Features:
                 self.notes.append(f"unit detectors need class labels; the task is {task.kind}")
         if "pairwise" in measures:
             self._use("pairwise", PairwiseSimilarity(own, permutations=nulls, **common), own)
+        self.information: Information | None = None
+        if {"information", "imbalance"} & set(measures) and task.kind != "none":
+            self.information = Information(sources, task, first, measures, **common)
+            if self.information.spots:
+                self._use("information", self.information.instrument, self.information.spots)
         for instrument in self.instruments.values():
             instrument.to(device)
 
@@ -141,8 +147,17 @@ class Features:
                 result = source.run(batch, rng, use)
                 returned = result if number == 0 else returned
         for name, one in active.items():
-            one.update(reduced[name], contexts[name])
+            if name == "information" and self.information is not None:
+                reduced[name] |= self.information.inputs_of(batch, contexts[name])
+                self.information.instrument.update(reduced[name], contexts[name], self._predicted(returned, batch))
+            else:
+                one.update(reduced[name], contexts[name])
         return returned
+
+    def _predicted(self, returned: Any, batch: Batch) -> Tensor:
+        """The model's prediction in the form of a target: classes, or values."""
+        output = self.task.prediction(self.sources[0].adapter.output(returned), batch.target)
+        return output.argmax(1) if self.task.kind in ("classification", "dense") else output
 
     def _target(self, name: str, batch: Batch) -> Tensor | None:
         if name == "semantics" and self._masks is not None:
@@ -153,6 +168,11 @@ class Features:
                     "same names in the same order, with NaN where a mask is not known"
                 )
             return torch.stack([mask.to(torch.float32) for mask in named.values()], 1)
+        if self.task.kind == "multilabel":
+            if name != "semantics":
+                return None
+            known = batch.target.float()
+            return torch.where(known < 0, torch.nan, known)
         return batch.target if isinstance(batch.target, Tensor) else None
 
     def _named(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import distributed
@@ -34,6 +35,15 @@ def same_batches(fingerprint: str) -> None:
             "the ranks were given different batches; give every rank the same loader (no DistributedSampler, and "
             "shuffle with one fixed seed): the batches are dealt out here"
         )
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """Return the rows of all ranks, those of rank 0 first."""
+    if place()[1] == 1:
+        return list(rows)
+    found: list[list[Any]] = [[] for _ in range(place()[1])]
+    distributed.all_gather_object(found, rows)
+    return [row for part in found for row in part]
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Source:
     taps: list[Tap]
     state: ModelState | None = None
     notes: list[str] = field(default_factory=list)
+    forwards: int = 0
 
     def spot(self, tap: Tap) -> str:
         """Return the name of one of its taps among those of all sources."""
@@ -54,6 +55,7 @@ class Source:
         if self.state is not None:
             self.state.restore(rng=False)
         set_rng(rng)
+        self.forwards += 1
         inputs = self.part(batch).clone()
         if use is None or not self.taps:
             return self.adapter.call(self.model, inputs)

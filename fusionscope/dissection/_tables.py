@@ -14,7 +14,6 @@ from fusionscope.measures import (
     DetectorResult,
     EtaResult,
     PairwiseResult,
-    RemovalResult,
     StatisticsResult,
     TapStatistics,
 )
@@ -144,28 +143,6 @@ def pairwise(result: PairwiseResult, spots: Sequence[Spot]) -> pd.DataFrame:
                         "reason": str(found.reason[i, j]),
                     }
                 )
-    return pd.DataFrame(rows)
-
-
-def removal(result: RemovalResult, modalities: Sequence[str], metric: str) -> pd.DataFrame:
-    """One row per subset of modalities, the full set first."""
-    rows = []
-    for row in result.rows:
-        present = [m for m in modalities if m in row.subset]
-        rows.append(
-            {
-                "subset": "+".join(present),
-                "n_present": len(present),
-                "metric": metric,
-                "value": row.value,
-                "low": row.low,
-                "high": row.high,
-                "drop": row.drop,
-                "drop_low": row.drop_low,
-                "drop_high": row.drop_high,
-                "reason": row.reason,
-            }
-        )
     return pd.DataFrame(rows)
 
 

@@ -15,7 +15,7 @@ from fusionscope.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """``kind`` is "classification", "dense", "regression", or "none" (no target).
+    """``kind`` is "classification", "dense", "multilabel", "regression", or "none" (no target).
 
     ``single_logit``: two classes from one logit; ``channels_last``: the classes lie on the output's last axis.
     """
@@ -75,7 +75,8 @@ def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequ
     """Tell the task from one batch; a function that gives the output is called only if there is a target to score.
 
     Integer targets ``[B]`` with logits ``[B, K]`` are classification, integer targets ``[B, ...]`` with logits
-    ``[B, K, ...]`` dense prediction, real-valued targets regression.
+    ``[B, K, ...]`` dense prediction, targets ``[B, K]`` of 0 and 1 with logits ``[B, K]`` several labels per sample
+    ("multilabel"; negative integers and NaN are unknown), other real-valued targets regression.
 
     Raises:
         InputError: if output and target fit none of these, or ``classes`` has another length than the logits.
@@ -86,9 +87,13 @@ def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequ
     if not isinstance(target, Tensor):
         note = () if target is None else (f"the target is a {type(target).__name__}, not a tensor: it is not used",)
         return Task("none", tuple(classes or ()), note)
-    if target.is_floating_point():
+    if target.is_floating_point() and not _flags(target):
         return Task("regression")
     output = output if isinstance(output, Tensor) else output()
+    if _flags(target) and output.shape == target.shape and output.is_floating_point():
+        return _multilabel(target, classes)
+    if target.is_floating_point():
+        return Task("regression")
     places = tuple(target.shape[1:])
     single = output.ndim == target.ndim or (output.ndim == target.ndim + 1 and output.shape[1] == 1)
     last = (
@@ -100,9 +105,7 @@ def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequ
         if 1 in places:
             advice = "squeeze the target's axis of size 1"
         elif flat:
-            advice = (
-                "turn one-hot targets into classes with target.argmax(1) (several labels per sample are not supported)"
-            )
+            advice = "several labels per sample are a target [B, K] of 0 and 1, one class per sample a target [B]"
         raise InputError(
             f"cannot score an output {shape(output)} against a target {shape(target)}: expected logits [B, K] with "
             "integer targets [B], logits [B, K, ...] with integer targets [B, ...], or real-valued targets; "
@@ -120,3 +123,21 @@ def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequ
         )
     names = tuple(classes) if classes is not None else tuple(str(i) for i in range(count))
     return Task(kind, names, (), single, last and not single)
+
+
+def _flags(target: Tensor) -> bool:
+    """Whether a target holds 0 and 1 (or unknown) for several labels of each sample."""
+    if target.ndim != 2 or target.shape[1] < 2:
+        return False
+    known = target[~target.isnan()] if target.is_floating_point() else target[target >= 0]
+    return bool(known.numel()) and bool(((known == 0) | (known == 1)).all())
+
+
+def _multilabel(target: Tensor, classes: Sequence[str] | None) -> Task:
+    count = target.shape[1]
+    if classes is not None and len(classes) != count:
+        raise InputError(f"{len(classes)} class names were given, but the target has {count} labels")
+    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(count))
+    single = bool((target == 1).sum(1).eq(1).all())
+    note = "every sample of the first batch has exactly one label: if they are classes, give target.argmax(1) instead"
+    return Task("multilabel", names, (note,) if single else ())

@@ -17,6 +17,14 @@ def summary(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
     ]
     if "removal" in tables:
         lines += _removal(tables["removal"], modalities)
+    if "contribution" in tables:
+        lines += _contribution(tables, modalities)
+    if "samples" in tables:
+        lines += _samples(tables["samples"], modalities)
+    if "information" in tables:
+        lines += _information(tables["information"])
+    if "robustness_summary" in tables:
+        lines += _robustness(tables, modalities)
     if "similarity" in tables:
         lines += _similarity(tables["similarity"], modalities)
     if "selectivity" in tables:
@@ -113,4 +121,62 @@ def _collaboration(table: pd.DataFrame) -> list[str]:
             f"{rule} ({near} more alike, {far} less alike than the solo twins)" if near or far else "no pressure told"
         )
         lines.append(f"  joint        {a} ~ {b}: {said}")
+    return lines
+
+
+def _number(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return "not computed"
+    return f"{value:+.3f}" + ("" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]")
+
+
+def _contribution(tables: dict[str, pd.DataFrame], modalities: list[str]) -> list[str]:
+    table = tables["contribution"]
+    metric = table["metric"].iloc[0]
+    whole = table[(table["metric"] == metric) & (table["concept"] == "")]
+    parts = [f"{row.modality} {_number(row.shapley, row.low, row.high)}" for row in whole.itertuples()]
+    lines = [f"  contribution {', '.join(parts)} of {metric} (Shapley)"]
+    bad = table[(table["metric"] == metric) & (table["concept"] != "") & table["hurts"].eq(True)]
+    for modality in modalities:
+        names = list(bad[bad["modality"] == modality]["concept"])
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            lines.append(f"               {modality} hurts on {', '.join(names[:8])}{more}")
+    if "cooperation" in tables and len(modalities) > 1:
+        both = tables["cooperation"]
+        both = both[
+            (both["metric"] == metric) & (both["kind"] == "cooperation") & (both["subset"] == "+".join(modalities))
+        ]
+        for row in both.itertuples():
+            lines.append(f"  cooperation  {_number(row.value, row.low, row.high)} of {metric} with all (SHAPE)")
+    return lines
+
+
+def _samples(table: pd.DataFrame, modalities: list[str]) -> list[str]:
+    tested = table[table["p"].notna()]
+    found = [f"{m} on {int(tested[tested['modality'] == m]['hurts'].sum())}" for m in modalities]
+    return [f"  valuation    hurts: {', '.join(found)} of {len(tested)} tests of single samples"]
+
+
+def _information(table: pd.DataFrame) -> list[str]:
+    lines = []
+    last = table[(table["about"] == "label") & ~table["modality_b"].str.contains("+", regex=False)]
+    last = last[last["level_a"] == last["level_a"].max()]
+    for (a, b), rows in last.groupby(["modality_a", "modality_b"], sort=False):
+        values = dict(zip(rows["atom"], rows["corrected"], strict=True))
+        names = {"R": "redundancy", "U_a": f"only {a}", "U_b": f"only {b}", "S": "synergy"}
+        shown = ", ".join(f"{name} {values[atom]:+.2f}" for atom, name in names.items() if pd.notna(values.get(atom)))
+        lines.append(f"  information  {a} ~ {b} about the label, last level: {shown or 'not computed'} bits")
+    return lines
+
+
+def _robustness(tables: dict[str, pd.DataFrame], modalities: list[str]) -> list[str]:
+    lines = []
+    table = tables["robustness"]
+    hardest = table[(table["severity"] == 5) & table["drop"].notna()].sort_values("drop", ascending=False)
+    for modality in modalities:
+        for row in hardest[hardest["modality"] == modality].head(1).itertuples():
+            lines.append(
+                f"  robustness   {modality}: {row.corruption} costs most, a drop of {row.drop:+.3f} at severity 5"
+            )
     return lines

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fusionscope as fs
 from fusionscope.dissection import check_folder
-from fusionscope.dissection._dissect import _check_kinds
+from fusionscope.dissection._choices import check_arguments
 from fusionscope.dissection._task import infer_task
 from fusionscope.errors import InputError
 
@@ -120,7 +120,7 @@ def test_mixed_up_arguments_are_named() -> None:
         ((OnlyA(), 3), "expected a loader of batches, got a int"),
     ):
         with pytest.raises(InputError, match=message):
-            _check_kinds(*arguments)
+            check_arguments(*arguments)
     with pytest.raises(InputError, match=r"give next\(iter\(loader\)\)"):
         fs.trace(OnlyA(), data.loader("test", 5))
 

@@ -1,8 +1,7 @@
-"""Subsets of modalities, and what stands in for the modalities that a subset lacks."""
+"""What stands in for the modalities that a subset lacks."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,27 +13,8 @@ from fusionscope.batch import Batch
 from fusionscope.errors import InputError, did_you_mean
 
 FILLS = ("resample", "zero", "mean", "present")
-MOST = 8
 
 Fill = str | Callable[[str, Any, Batch], Any]
-
-
-def subsets(modalities: Iterable[str]) -> list[frozenset[str]]:
-    """Return all subsets of the modalities, the full one first, the empty one last.
-
-    Raises:
-        InputError: for more than 8 modalities (256 subsets).
-
-    >>> [sorted(subset) for subset in subsets(["rgb", "depth"])]
-    [['depth', 'rgb'], ['rgb'], ['depth'], []]
-    """
-    names = list(modalities)
-    if len(names) > MOST:
-        raise InputError(
-            f"{len(names)} modalities have 2^{len(names)} subsets; at most {MOST} modalities are supported"
-        )
-    sizes = range(len(names), -1, -1)
-    return [frozenset(chosen) for size in sizes for chosen in itertools.combinations(names, size)]
 
 
 def check_fill(fill: Fill) -> Fill:

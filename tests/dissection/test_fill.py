@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fusionscope.batch import Batch
-from fusionscope.dissection import fill_in, subsets
-from fusionscope.dissection._coalitions import donors
+from fusionscope.dissection import fill_in
+from fusionscope.dissection._fill import donors
 from fusionscope.errors import InputError
 
 B = 11
@@ -18,14 +18,6 @@ def batch() -> Batch:
     text = {"ids": torch.arange(B * 3).view(B, 3), "mask": torch.ones(B, 3, dtype=torch.long)}
     clip = {"frames": torch.arange(float(B * 2)).view(B, 2), "lengths": torch.arange(1, B + 1)}
     return Batch({"rgb": torch.arange(float(B * 5)).view(B, 5), "text": text, "clip": clip})
-
-
-def test_subsets_of_three() -> None:
-    found = subsets("abc")
-    assert [len(subset) for subset in found] == [3, 2, 2, 2, 1, 1, 1, 0]
-    assert len(set(found)) == 8
-    with pytest.raises(InputError, match=r"9 modalities have 2\^9 subsets"):
-        subsets("abcdefghi")
 
 
 def test_resample_takes_whole_modalities_from_other_samples(batch: Batch) -> None:

@@ -1,0 +1,79 @@
+"""From the decision instruments' results to tidy tables; their columns are the fields of the results' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from fusionscope.measures import RemovalResult
+
+SAMPLES = ["sample", "group", "label", "predicted", "modality", "effect", "worse", "donors", "p", "q", "hurts"]
+SAMPLES += ["valuation", "reason"]
+
+
+def joined(names: Iterable[str], modalities: Sequence[str]) -> str:
+    """Write a set of modalities as "a+b", in the model's order."""
+    chosen = set(names)
+    return "+".join(m for m in modalities if m in chosen)
+
+
+def frame(rows: Iterable[Any], modalities: Sequence[str], **more: Any) -> pd.DataFrame:
+    """Return result rows (dataclasses) as a table, with ``more`` columns in front and sets of modalities as words."""
+    said = []
+    for row in rows:
+        fields = {k: joined(v, modalities) if isinstance(v, (frozenset, tuple)) else v for k, v in asdict(row).items()}
+        said.append(more | fields)
+    return pd.DataFrame(said)
+
+
+def removal(result: RemovalResult, modalities: Sequence[str], metric: str) -> pd.DataFrame:
+    """One row per subset of modalities, the full set first."""
+    rows = []
+    for row in result.rows:
+        rows.append(
+            {
+                "subset": joined(row.subset, modalities),
+                "n_present": row.n_present,
+                "metric": metric,
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "drop": row.drop,
+                "drop_low": row.drop_low,
+                "drop_high": row.drop_high,
+                "reason": row.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def coalitions(results: Mapping[str, RemovalResult], modalities: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """One row per metric, class (first "", all data) and subset."""
+    rows = []
+    for metric, result in results.items():
+        by_class = result.paired.classes
+        names = [str(classes[c]) if c < len(classes) else str(c) for c in range(len(by_class) if by_class else 0)]
+        for s, row in enumerate(result.rows):
+            shared = {"metric": metric, "subset": joined(row.subset, modalities), "n_present": row.n_present}
+            whole = {"value": row.value, "low": row.low, "high": row.high, "reason": row.reason}
+            rows.append(shared | {"concept": ""} | whole)
+            for c, name in enumerate(names):
+                found = {k: float(getattr(by_class, k + "s" * (k == "value"))[s, c]) for k in ("value", "low", "high")}
+                rows.append(shared | {"concept": name} | found | {"reason": str(by_class.reason[s, c])})
+    columns = ["metric", "concept", "subset", "n_present", "value", "low", "high", "reason"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["metric", "concept"], kind="stable", ignore_index=True)
+
+
+def samples(tested: Sequence[dict[str, Any]], values: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per tested sample and modality, and one per sample and modality that has a valuation."""
+    nan = float("nan")
+    empty = {"effect": nan, "worse": nan, "donors": nan, "p": nan, "q": nan, "hurts": False, "valuation": nan}
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in (*values, *tested):
+        key = (row["sample"], row["modality"])
+        rows[key] = {**empty, "reason": "", **rows.get(key, {}), **row}
+    table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=SAMPLES)
+    return table.astype({"effect": float, "worse": float, "donors": float, "p": float, "q": float, "valuation": float})

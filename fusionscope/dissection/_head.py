@@ -1,0 +1,105 @@
+"""The discrepancy ratio, where the head is one linear layer over the modalities' features side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusionscope.batch import Batch, unwrap
+from fusionscope.dissection._fill import fill_in
+from fusionscope.dissection._sources import Source
+from fusionscope.dissection._step import Step, attempt
+from fusionscope.measures import PairedScores, resolve_score
+
+
+class Head:
+    """``ρ_m = s_m / mean_{n≠m} s_n`` with ``s_m = Σ softmax(W_m φ_m + b/M)[y]``: the part of the logits that comes
+    from the columns of one modality (OGM-GE, arXiv 2203.15332; for M > 2 against the mean of the others).
+
+    The head is the linear layer whose output is the prediction; which of its inputs belongs to which modality is found
+    by replacing each modality in the first batch. ``reason`` says why there is no ratio.
+    """
+
+    def __init__(self, main: Source, *, alpha: float, seed: int) -> None:
+        self.main, self.seed = main, seed
+        self.layer: nn.Linear | None = None
+        self.parts: dict[str, Tensor] = {}
+        self.reason = ""
+        self.begun = False
+        score = resolve_score(_share, "classification")
+        self.table = PairedScores(main.modalities, score=score, alpha=alpha, seed=seed)
+
+    def feed(self, step: Step) -> None:
+        """Split the logits of one batch."""
+        if not self.begun:
+            self.begun = True
+            self.reason = self._find(step)
+        if self.reason or self.layer is None:
+            return
+        features, _ = _passing(step, self.layer, step.batch)
+        bias = 0.0 if self.layer.bias is None else self.layer.bias / len(self.parts)
+        for modality, columns in self.parts.items():
+            logits = features[:, columns] @ self.layer.weight[:, columns].T + bias
+            self.table.update(modality, logits, step.batch.target, step.batch.group, step.ids)
+
+    def _find(self, step: Step) -> str:
+        for module in unwrap(self.main.model).modules():
+            if isinstance(module, nn.Linear) and module.out_features == step.prediction.shape[1]:
+                features, output = _passing(step, module, step.batch)
+                if output.shape == step.prediction.shape and torch.equal(output, step.prediction):
+                    self.layer = module
+                    return self._split(step, module, features)
+        return "the prediction is not the output of one linear layer"
+
+    def _split(self, step: Step, layer: nn.Linear, features: Tensor) -> str:
+        moved = {}
+        for modality in self.main.modalities:
+            filled = fill_in(step.batch, [modality], "resample", seed=self.seed, index=step.index)
+            found, reason = attempt(lambda b=filled, m=modality: _passing(step, layer, b, m)[0])
+            if found is None:
+                return reason
+            moved[modality] = (found != features).any(0)
+        every = torch.stack(list(moved.values()))
+        if features.ndim != 2 or (every.sum(0) > 1).any():
+            return "the inputs of the last linear layer mix the modalities, so the logits cannot be split by modality"
+        for modality, columns in moved.items():
+            if not columns.any():
+                return f"no input of the last linear layer depends on {modality} alone"
+        self.parts = {modality: columns.nonzero().flatten() for modality, columns in moved.items()}
+        return ""
+
+    def ratios(self) -> list[dict[str, Any]]:
+        """Return a row per modality."""
+        names = self.main.modalities
+        nan = float("nan")
+        if self.reason or not self.begun or len(names) < 2:
+            reason = self.reason or "there is one modality only"
+            return [{"modality": m, "value": nan, "low": nan, "high": nan, "reason": reason} for m in names]
+        found = self.table.compute()
+        rows = []
+        for i, modality in enumerate(names):
+            rest = [j for j in range(len(names)) if j != i]
+            draws = found.draws[:, i] / found.draws[:, rest].mean(1)
+            low, high = self.table.interval(draws)
+            value = float(found.values[i] / found.values[rest].mean())
+            rows.append({"modality": modality, "value": value, "low": low, "high": high, "reason": found.reason[i]})
+        return rows
+
+
+def _share(output: Tensor, target: Tensor) -> Tensor:
+    """The probability of the label."""
+    picked = output.double().softmax(1).gather(1, target.clamp(min=0)[:, None]).squeeze(1)
+    return torch.where(target >= 0, picked, torch.nan)
+
+
+def _passing(step: Step, layer: nn.Linear, batch: Batch, *changed: str) -> tuple[Tensor, Tensor]:
+    """Input and output of a layer's last call; without entries if it is not called."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    try:
+        step.predict(batch, step.real(*changed))
+    finally:
+        handle.remove()
+    return seen[-1] if seen else (torch.zeros(0, 0), torch.zeros(0))
