@@ -1,5 +1,6 @@
 """The convex programme behind ``broja``: solved by clarabel, certified by sums of our own. NumPy only, in nats."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ TOLERANCE = 1e-10
 
 
 class Optimum(NamedTuple):
-    """Feasible tables ``[n, X1, X2, Y]``, and lower bounds ``[n]`` of ``Σ q log q/q(x1, x2)``: -inf if none is known."""
+    """Feasible tables, and multipliers that bound ``Σ q log q/q(x1, x2)`` from below: by -inf if none are known."""
 
     q: Array
+    lambda1: Array
+    lambda2: Array
     bound: Array
     status: list[str]
 
@@ -29,8 +32,9 @@ class Programme:
     """
 
     def __init__(self, support1: Array, support2: Array) -> None:
-        import clarabel
         from scipy import sparse
+
+        clarabel: Any = importlib.import_module("clarabel")  # its names have no types
 
         (n1, Y), n2 = support1.shape, len(support2)
         i, j, y = np.nonzero(support1[:, None] & support2)
@@ -102,7 +106,7 @@ def share_out(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) ->
 
 
 def minimise(p: Array, workers: int = 1) -> Optimum:
-    """Minimise ``I_q(Y; X1, X2)`` over the tables with the marginals ``(X1, Y)`` and ``(X2, Y)`` of ``p[n, X1, X2, Y]``.
+    """Minimise ``I_q(Y; X1, X2)`` over tables with the marginals ``(X1, Y)`` and ``(X2, Y)`` of ``p[n, X1, X2, Y]``.
 
     clarabel frees Python's lock while it solves, so threads suffice.
     """
@@ -119,7 +123,7 @@ def minimise(p: Array, workers: int = 1) -> Optimum:
     q = repair(q, p1, p2)
     better = neg_entropy(p) < neg_entropy(q)
     q[better] = p[better]
-    return Optimum(q, lower_bound(l1, l2, p1, p2), [f[3] for f in found])
+    return Optimum(q, *lower_bound(l1, l2, p1, p2), [f[3] for f in found])
 
 
 def ratio(a: Array, b: Array) -> Array:
@@ -155,8 +159,8 @@ def divergence(q: Array, other: Array) -> Array:
     return (q * np.log(quotient)).reshape(len(q), -1).sum(1)
 
 
-def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> Array:
-    """Bound the programme's value from below by its dual, for any multipliers ``[n, X1, Y]`` and ``[n, X2, Y]``.
+def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> tuple[Array, Array, Array]:
+    """Make multipliers ``[n, X1, Y]`` and ``[n, X2, Y]`` fit the dual; return them and the bound that they give.
 
     ``Σ p1·l1 + Σ p2·l2`` is a bound if ``log Σ_y exp(l1 + l2) <= 0`` for all ``(x1, x2)``, sums over labels that both
     have; ``l1`` is lowered by what is missing.
@@ -169,4 +173,4 @@ def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> Array:
         lift = excess.max(2, initial=-np.inf)
         l1 = l1 - np.where(lift > -np.inf, lift, 0)[..., None]
         bound = (p1 * l1).sum((1, 2)) + (p2 * l2).sum((1, 2))
-    return np.where(np.isfinite(bound), bound, -np.inf)
+    return l1, l2, np.where(np.isfinite(bound), bound, -np.inf)
