@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from fusionscope.errors import InputError
 
 from ._arrays import ArrayLike, as_tensor
-from ._broja_solver import Optimum, divergence, minimise, neg_entropy
+from ._broja_solver import TOLERANCE, Optimum, divergence, minimise, neg_entropy
 from ._cka import check_word
 
 Array = np.ndarray
@@ -104,9 +104,9 @@ class Tables(NamedTuple):
     best: Optimum
 
 
-def decompose_tables(p: Float64[Array, "n X1 X2 Y"], workers: int = 1) -> Tables:
+def decompose_tables(p: Float64[Array, "n X1 X2 Y"], workers: int = 1, tolerance: float = TOLERANCE) -> Tables:
     """Decompose normalised tables; ``reason`` is what there is to say should the gap be too wide."""
-    best = minimise(p, workers)
+    best = minimise(p, workers, tolerance)
     q = best.q
     gap = neg_entropy(q) - best.bound
     least, both = information(q, (0, 1)), information(p, (0, 1))

@@ -15,7 +15,8 @@ from ._resampling import bound_rank
 
 Array = np.ndarray
 ATOMS = ("R", "U_a", "U_b", "S", "I_a", "I_b", "I_ab")
-PER_CELL = 5
+# The null is a mean over many tables: it needs no more digits than this.
+COARSE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class Decomposition:
     ``R`` is what both say, ``U_a`` and ``U_b`` what one alone says, ``S`` what only both together say; ``I_a``, ``I_b``
     and ``I_ab`` are the informations that these make up. ``shuffled`` is the mean of the same estimate with shuffled
     labels, which is what finite samples give where nothing is there; ``shuffled_high`` is exceeded there with
-    probability ``alpha``. ``corrected = value - shuffled`` may be negative. ``low`` and ``high`` bound it.
+    probability ``alpha``. ``corrected = value - shuffled`` may be negative; it takes off too much where labels are
+    nearly determined, so ``low`` and ``high`` reach from ``corrected`` to ``value``, each with its error.
 
     ``gap`` bounds the solver's error (NaN for an estimator without one), ``bins`` are the clusters of both sides,
     ``samples`` those with a label. ``reason`` says why the values are NaN and is "" otherwise.
@@ -57,25 +59,28 @@ def nothing(reason: str, samples: int, bins: tuple[int, int], estimator: str, un
     return Decomposition(nan, nan, nan, nan, nan, nan, float("nan"), bins, samples, estimator, unit, reason)
 
 
-def usual_bins(samples: int, bins: int = 20) -> int:
-    """Return how many clusters ``samples`` allow: at most ``bins``, at least 2, five samples per pair of clusters.
+def usual_bins(samples: int, classes: int, bins: int = 20) -> int:
+    """Return how many clusters of a side ``samples`` allow, at most ``bins`` and at least 2.
 
-    >>> usual_bins(300), usual_bins(4096)
-    (7, 20)
+    ``sqrt(samples/5)``, so that a pair of clusters has five samples on average, or ``sqrt(samples/2)`` where there are
+    more classes than that: with fewer clusters than classes, what both sides know looks like what each knows alone.
+
+    >>> usual_bins(300, 2), usual_bins(300, 10), usual_bins(4096, 2)
+    (7, 10, 20)
     """
-    return max(2, min(bins, int((samples / PER_CELL) ** 0.5)))
+    return max(2, min(bins, max(int((samples / 5) ** 0.5), min(classes, int((samples / 2) ** 0.5)))))
 
 
 def discretise(x: ArrayLike, bins: int = 20, components: int = 5, seed: int = 0) -> Int64[Array, "n"]:
     """Return the cluster of each row of ``x[n, D]``: rows to length 1, principal components, k-means.
 
     As published with the ``CVX`` estimator (arXiv:2302.12247). A single dimension keeps its values, as its length is
-    all that it has. ``bins`` is lowered to ``usual_bins(n, bins)``. Axes past the first are flattened.
+    all that it has. Axes past the first are flattened. Fewer clusters where fewer rows differ.
 
     Raises:
         InputError: no rows, features that are not finite, or fewer than 2 bins or 1 component.
 
-    >>> codes = discretise(np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]))
+    >>> codes = discretise(np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]), bins=2)
     >>> bool(codes[0] == codes[1]), bool(codes[1] != codes[2]), bool(codes[2] == codes[3])
     (True, True, True)
     """
@@ -91,10 +96,8 @@ def discretise(x: ArrayLike, bins: int = 20, components: int = 5, seed: int = 0)
     if rows.shape[1] > 1:
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-        scores = PCA(min(components, *rows.shape), svd_solver="full" if len(rows) < 5 else "auto", random_state=seed)
-        rows = scores.fit_transform(rows)
-    different = len(np.unique(rows.round(12), axis=0))
-    clusters = min(usual_bins(len(rows), bins), different)
+        rows = PCA(min(components, *rows.shape), svd_solver="full").fit_transform(rows)
+    clusters = min(bins, len(np.unique(rows.round(12), axis=0)))
     if clusters < 2:
         return np.zeros(len(rows), dtype=np.int64)
     return KMeans(clusters, n_init=4, random_state=seed).fit_predict(rows).astype(np.int64)
@@ -165,18 +168,23 @@ def decompose(
     orders = [labels] + [shuffle(labels, groups, rng) for _ in range(shuffles)]
     cells = [np.ravel_multi_index((a, b, o), (A, B, Y)) for o in orders]
     p = np.stack([np.bincount(c, minlength=A * B * Y).reshape(A, B, Y) / len(c) for c in cells])
-    found = decompose_tables(p, workers)
-    wide = np.flatnonzero(found.gap / UNITS[unit] > WIDEST)
-    if len(wide):
-        return nothing(found.reason[wide[0]], len(labels), (A, B), "cvx", unit)
+    found = decompose_tables(p[:1], workers)
+    values = found.parts
+    if found.gap[0] / UNITS[unit] > WIDEST:
+        return nothing(found.reason[0], len(labels), (A, B), "cvx", unit)
+    if shuffles:
+        null = decompose_tables(p[1:], workers, COARSE)
+        if null.gap.max() > 1e-3:
+            return nothing(f"shuffled: {null.reason[int(null.gap.argmax())]}", len(labels), (A, B), "cvx", unit)
+        values = np.concatenate([values, null.parts], 1)
     influence = influences(p[0], found)[:, a, b, labels]
     return with_null(
-        found.parts / UNITS[unit],
+        values / UNITS[unit],
         influence / UNITS[unit],
         groups,
         rank,
         alpha,
-        gap=float(found.gap.max() / UNITS[unit]),
+        gap=float(found.gap[0] / UNITS[unit]),
         bins=(A, B),
         estimator="cvx",
         unit=unit,
@@ -224,10 +232,10 @@ def with_null(
     alpha: float,
     **rest: object,
 ) -> Decomposition:
-    """Correct the first column of values by the others, its null; the interval is that of the corrected value.
+    """Correct the first column of values by the others, its null; the interval holds both, and their error.
 
-    Its variance is that of the infinitesimal jackknife over groups (conditional on the clusters) plus that of the null,
-    in which the first is blind: derivatives vanish where nothing is there.
+    The variance is that of the infinitesimal jackknife over groups (conditional on the clusters) plus that of the null,
+    to which the first is blind: derivatives vanish where nothing is there.
     """
     value, null = values[:, 0], values[:, 1:]
     nan = np.full(len(value), np.nan)
@@ -240,7 +248,8 @@ def with_null(
     spread = null.var(1, ddof=1) * (1 + 1 / null.shape[1]) if rank else nan
     half = float(norm.ppf(1 - alpha / 2)) * np.sqrt(variance + spread)
     fixed = value - mean
-    return Decomposition(value, mean, top, fixed, fixed - half, fixed + half, samples=n, reason="", **rest)  # ty: ignore
+    low, high = np.minimum(fixed, value) - half, np.maximum(fixed, value) + half
+    return Decomposition(value, mean, top, fixed, low, high, samples=n, reason="", **rest)  # ty: ignore
 
 
 def cvx_decomposition(
@@ -263,15 +272,15 @@ def cvx_decomposition(
     joint table, ``broja``. An estimate from ``n`` samples says more than there is, above all of synergy: so it is made
     again with ``y`` shuffled among samples (of whole groups where there are groups), within the same clusters, and the
     mean is taken off. That is right where nothing is there and too much where labels are nearly determined: the truth
-    then lies between ``corrected`` and ``value``. What clusters cannot tell apart is lost in either.
+    then lies between ``corrected`` and ``value``, and so does the interval. What clusters cannot tell apart is lost in
+    either.
 
     Args:
         x1: one side.
         x2: the other side, of the same samples.
         y: labels, or a model's predictions (classes that do not occur are left out, samples with a label < 0 too), or
             numbers, which are cut into 5 quantile bins.
-        bins: most clusters of a side; lowered to ``sqrt(n/5)`` where samples are few, so that every pair of clusters
-            has five samples on average (``usual_bins``).
+        bins: most clusters of a side; fewer where samples are few (``usual_bins``).
         components: principal components, at most.
         shuffles: of the labels; at least ``1/alpha - 1``, or 0 for no correction.
         group: samples of one group are not independent.
@@ -289,5 +298,7 @@ def cvx_decomposition(
     >>> [round(v, 1) + 0 for v in found.corrected[:4].tolist()]
     [0.0, 0.0, 0.0, 1.0]
     """
+    labels = label_codes(y)
+    bins = usual_bins(int((labels >= 0).sum()), len(np.unique(labels[labels >= 0])), bins)
     sides = [discretise(x, bins, components, seed) for x in (x1, x2)]
-    return decompose(*sides, y, group=group, shuffles=shuffles, alpha=alpha, seed=seed, unit=unit, workers=workers)
+    return decompose(*sides, labels, group=group, shuffles=shuffles, alpha=alpha, seed=seed, unit=unit, workers=workers)
