@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._pid_features import Decomposition as Decomposition
+    from ._pid_features import cvx_decomposition as cvx_decomposition
+    from ._pid_features import decompose as decompose
+    from ._pid_features import discretise as discretise
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._resampling import percentile_interval as percentile_interval
@@ -43,6 +47,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "BrojaResult": "_broja",
+        "Decomposition": "_pid_features",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
         "as_tensor": "_arrays",
@@ -52,6 +57,9 @@ __getattr__, __dir__ = attach(
         "channel_correlation": "_similarity",
         "cka": "_cka",
         "class_selectivity_index": "_units",
+        "cvx_decomposition": "_pid_features",
+        "decompose": "_pid_features",
+        "discretise": "_pid_features",
         "effective_rank": "_units",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
@@ -78,6 +86,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "BrojaResult",
+    "Decomposition",
     "JointScore",
     "Net2VecFit",
     "as_tensor",
@@ -87,6 +96,9 @@ __all__ = [
     "channel_correlation",
     "cka",
     "class_selectivity_index",
+    "cvx_decomposition",
+    "decompose",
+    "discretise",
     "effective_rank",
     "eta_squared",
     "family_bound",

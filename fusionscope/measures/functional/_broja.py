@@ -1,7 +1,7 @@
 """Partial information decomposition of discrete tables (BROJA)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from fusionscope.errors import InputError
 
 from ._arrays import ArrayLike, as_tensor
-from ._broja_solver import divergence, minimise, neg_entropy
+from ._broja_solver import TOLERANCE, Optimum, divergence, minimise, neg_entropy
 from ._cka import check_word
 
 Array = np.ndarray
@@ -20,12 +20,12 @@ WIDEST = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class BrojaResult:
-    """What two sources say about a target; every field has the leading axes of the table, numbers where it has none.
+    """What two sources say about a target: arrays of the table's leading axes, numbers where it has none.
 
-    ``redundancy`` is what both say, ``unique1`` and ``unique2`` what one alone says, ``synergy`` what only both together
-    say; ``information1``, ``information2`` and ``information12`` are I(X1; Y), I(X2; Y) and I(X1, X2; Y) of the table.
-    ``gap`` bounds the error of each part. ``reason`` says why the parts are NaN and is "" otherwise. ``unit`` is that of
-    every number.
+    ``redundancy`` is what both say, ``unique1`` and ``unique2`` what one alone says, ``synergy`` what only both
+    together say; ``information1``, ``information2`` and ``information12`` are I(X1; Y), I(X2; Y) and I(X1, X2; Y) of
+    the table. ``gap`` bounds the error of each part. ``reason`` says why the parts are NaN and is "" otherwise.
+    ``unit`` is that of every number.
     """
 
     redundancy: Any
@@ -75,8 +75,8 @@ def broja(p: ArrayLike, unit: str = "bits", workers: int = 1) -> BrojaResult:
     table = as_tensor(p).detach().cpu().double().numpy()
     if table.ndim < 3 or not table.size:
         raise InputError(
-            f"expected tables [..., X1, X2, Y] with entries, got shape {table.shape}; put both sources and the target on "
-            "the last three axes"
+            f"expected tables [..., X1, X2, Y] with entries, got shape {table.shape}; put both sources and the target "
+            "on the last three axes"
         )
     if not np.isfinite(table).all() or (table < 0).any():
         raise InputError(
@@ -85,30 +85,38 @@ def broja(p: ArrayLike, unit: str = "bits", workers: int = 1) -> BrojaResult:
     mass = table.sum((-3, -2, -1), keepdims=True)
     if not mass.all():
         raise InputError("expected tables with mass, got one whose entries are all 0; leave it out")
-    leading = table.shape[:-3]
-    return _decompose((table / mass).reshape(-1, *table.shape[-3:]), leading, unit, workers)
+    found = decompose_tables((table / mass).reshape(-1, *table.shape[-3:]), workers)
+    leading, gap = table.shape[:-3], found.gap / UNITS[unit]
+    good = gap <= WIDEST
+    parts = np.where(good, found.parts[:4], np.nan)
+    values = np.concatenate([parts, found.parts[4:]]) / UNITS[unit]
+    reason = np.array(["" if g else why for g, why in zip(good, found.reason, strict=True)])
+    shaped = [value.reshape(leading)[()] for value in (*values, gap)]
+    return BrojaResult(*shaped, reason.reshape(leading) if leading else str(reason[0]), unit)
 
 
-def _decompose(p: Float64[Array, "n X1 X2 Y"], leading: tuple[int, ...], unit: str, workers: int) -> BrojaResult:
-    best = minimise(p, workers)
+class Tables(NamedTuple):
+    """Redundancy, unique parts, synergy and the three informations ``[7, n]``, and gaps ``[n]``, in nats."""
+
+    parts: Float64[Array, "seven n"]
+    gap: Float64[Array, "n"]
+    reason: list[str]
+    best: Optimum
+
+
+def decompose_tables(p: Float64[Array, "n X1 X2 Y"], workers: int = 1, tolerance: float = TOLERANCE) -> Tables:
+    """Decompose normalised tables; ``reason`` is what there is to say should the gap be too wide."""
+    best = minimise(p, workers, tolerance)
     q = best.q
-    gap = (neg_entropy(q) - best.bound) / UNITS[unit]
-    least = information(q, (0, 1))
-    parts = [
-        information(q, (0,)) + information(q, (1,)) - least,
-        conditional(q),
-        conditional(q.swapaxes(1, 2)),
-        information(p, (0, 1)) - least,
-    ]
+    gap = neg_entropy(q) - best.bound
+    least, both = information(q, (0, 1)), information(p, (0, 1))
+    redundancy = information(q, (0,)) + information(q, (1,)) - least
+    parts = [redundancy, conditional(q), conditional(q.swapaxes(1, 2)), both - least]
+    parts += [information(p, (0,)), information(p, (1,)), both]
     reason = [
-        "" if g <= WIDEST else f"clarabel says {s}, and the certified gap is {g:.1g} {unit}"
-        for g, s in zip(gap, best.status, strict=True)
+        f"clarabel says {s}, and the certified gap is {g:.1g} nats" for g, s in zip(gap, best.status, strict=True)
     ]
-    parts = [np.where(gap <= WIDEST, part / UNITS[unit], np.nan) for part in parts]
-    whole = [information(p, about) / UNITS[unit] for about in ((0,), (1,), (0, 1))]
-    shaped = [value.reshape(leading)[()] for value in (*parts, *whole, gap)]
-    said = np.array(reason).reshape(leading) if leading else reason[0]
-    return BrojaResult(*shaped, said, unit)
+    return Tables(np.array(parts), gap, reason, best)
 
 
 def information(p: Float64[Array, "n X1 X2 Y"], sources: tuple[int, ...]) -> Float64[Array, "n"]:

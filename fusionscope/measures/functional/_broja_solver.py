@@ -1,5 +1,6 @@
 """The convex programme behind ``broja``: solved by clarabel, certified by sums of our own. NumPy only, in nats."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,65 +15,76 @@ TOLERANCE = 1e-10
 
 
 class Optimum(NamedTuple):
-    """Feasible tables ``[n, X1, X2, Y]``, and lower bounds ``[n]`` of ``Σ q log q/q(x1, x2)``: -inf if none is known."""
+    """Feasible tables, and multipliers that bound ``Σ q log q/q(x1, x2)`` from below: by -inf if none are known."""
 
     q: Array
+    lambda1: Array
+    lambda2: Array
     bound: Array
     status: list[str]
 
 
 class Programme:
-    """The programme of all tables with one support: ``max Σ r`` over ``(r, q, Σ_y q)`` in exponential cones.
+    """The programme of all tables with one support: ``max Σ r`` over ``(r, q, w)`` in exponential cones, ``w = Σ_y q``.
 
     Only cells ``(x1, x2, y)`` with ``p(x1, y) > 0`` and ``p(x2, y) > 0`` are variables, so that an inner point exists
     and the dual's best value is attained. Where one label is left to ``(x1, x2)`` the term is 0: no cone.
     """
 
-    def __init__(self, support1: Array, support2: Array) -> None:
-        import clarabel
+    def __init__(self, support1: Array, support2: Array, tolerance: float) -> None:
         from scipy import sparse
 
+        clarabel: Any = importlib.import_module("clarabel")  # its names have no types
         (n1, Y), n2 = support1.shape, len(support2)
-        i, j, y = np.nonzero(support1[:, None] & support2)
         self.shape = n1, n2, Y
-        k = np.arange(len(i))
+        i, j, y = np.nonzero(support1[:, None] & support2)
         pair, labels = np.unique(i * n2 + j, return_inverse=True, return_counts=True)[1:]
-        plain = labels[pair] == 1
-        order = np.argsort(~plain, kind="stable")  # variables without a cone first
-        i, j, y, pair, plain = (part[order] for part in (i, j, y, pair, plain))
+        order = np.argsort(labels[pair] > 1, kind="stable")  # variables without a cone first
+        i, j, y, pair = (part[order] for part in (i, j, y, pair))
         self.cells = i, j, y
         self.keep1 = np.flatnonzero(support1.ravel())
         self.keep2 = np.flatnonzero((support2 & (support2.cumsum(0) > 1)).ravel())  # one row per label is redundant
         row1, row2 = (np.full(n * Y, -1) for n in (n1, n2))
         row1[self.keep1] = np.arange(len(self.keep1))
         row2[self.keep2] = len(self.keep1) + np.arange(len(self.keep2))
-        equal, free, N = len(self.keep1) + len(self.keep2), int(plain.sum()), len(k)
-        cone = equal + free + 3 * (k[free:] - free)
-        member = sparse.csr_matrix((np.ones(N - free), (pair[free:], k[free:] - free)), (len(labels), N - free))
-        a, b = (member.T @ member).nonzero()
+        # Columns: q, then r and w of what has cones. Rows: marginals, w = sum, q >= 0 without a cone, cones.
+        free = int((labels == 1)[pair].sum())
+        with_cone, wide = np.arange(free, len(i)), np.flatnonzero(labels > 1)
+        N, K = len(with_cone), len(wide)
+        place = np.zeros(len(labels), dtype=int)
+        place[wide] = np.arange(K)
+        q, r, w = np.arange(len(i)), len(i) + np.arange(N), len(i) + N + np.arange(K)
+        own = place[pair[with_cone]]
+        sums = len(self.keep1) + len(self.keep2)
+        start = sums + K + free
         second = row2[j * Y + y] >= 0
+        cone = start + 3 * np.arange(N)
         parts = [
-            (row1[i * Y + y], k, 1.0),
-            (row2[j * Y + y][second], k[second], 1.0),
-            (equal + k[:free], k[:free], -1.0),
-            (cone, N + k[free:] - free, -1.0),
-            (cone + 1, k[free:], -1.0),
-            (cone[a] + 2, free + b, -1.0),
+            (row1[i * Y + y], q, 1.0),
+            (row2[j * Y + y][second], q[second], 1.0),
+            (sums + own, with_cone, 1.0),
+            (sums + np.arange(K), w, -1.0),
+            (sums + K + np.arange(free), q[:free], -1.0),
+            (cone, r, -1.0),
+            (cone + 1, with_cone, -1.0),
+            (cone + 2, w[own], -1.0),
         ]
         rows, columns = (np.concatenate([part[axis] for part in parts]) for axis in (0, 1))
         values = np.concatenate([np.full(len(part[0]), part[2]) for part in parts])
-        size = 2 * N - free
-        self.rest = free + 3 * (N - free)
-        self.A = sparse.csc_matrix((values, (rows, columns)), (equal + self.rest, size))
+        size = len(i) + N + K
+        self.rest = start + 3 * N - sums
+        self.A = sparse.csc_matrix((values, (rows, columns)), (start + 3 * N, size))
         self.P = sparse.csc_matrix((size, size))
-        self.c = np.concatenate([np.zeros(N), -np.ones(N - free)])
-        self.cones = [clarabel.ZeroConeT(equal)]
+        self.c = np.zeros(size)
+        self.c[r] = -1
+        self.cones = [clarabel.ZeroConeT(sums + K)]
         self.cones += [clarabel.NonnegativeConeT(free)] if free else []
-        self.cones += [clarabel.ExponentialConeT()] * (N - free)
+        self.cones += [clarabel.ExponentialConeT()] * N
         self.settings = clarabel.DefaultSettings()
         self.settings.verbose, self.settings.max_threads = False, 1
+        self.settings.direct_solve_method = "qdldl"  # what "auto" picks takes twice as long here
         for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas"):
-            setattr(self.settings, name, TOLERANCE)
+            setattr(self.settings, name, tolerance)
         self.solver = clarabel.DefaultSolver
 
     def solve(self, p1: Array, p2: Array) -> tuple[Array, Array, Array, str]:
@@ -101,15 +113,15 @@ def share_out(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def minimise(p: Array, workers: int = 1) -> Optimum:
-    """Minimise ``I_q(Y; X1, X2)`` over the tables with the marginals ``(X1, Y)`` and ``(X2, Y)`` of ``p[n, X1, X2, Y]``.
+def minimise(p: Array, workers: int = 1, tolerance: float = TOLERANCE) -> Optimum:
+    """Minimise ``I_q(Y; X1, X2)`` over tables with the marginals ``(X1, Y)`` and ``(X2, Y)`` of ``p[n, X1, X2, Y]``.
 
     clarabel frees Python's lock while it solves, so threads suffice.
     """
     p1, p2 = p.sum(2), p.sum(1)
     supports = [(a.tobytes(), b.tobytes()) for a, b in zip(p1 > 0, p2 > 0, strict=True)]
     first = dict(zip(supports, range(len(p)), strict=True))
-    programmes = {key: Programme(p1[i] > 0, p2[i] > 0) for key, i in first.items()}
+    programmes = {key: Programme(p1[i] > 0, p2[i] > 0, tolerance) for key, i in first.items()}
 
     def work(i: int) -> tuple[Array, Array, Array, str]:
         return programmes[supports[i]].solve(p1[i], p2[i])
@@ -119,7 +131,7 @@ def minimise(p: Array, workers: int = 1) -> Optimum:
     q = repair(q, p1, p2)
     better = neg_entropy(p) < neg_entropy(q)
     q[better] = p[better]
-    return Optimum(q, lower_bound(l1, l2, p1, p2), [f[3] for f in found])
+    return Optimum(q, *lower_bound(l1, l2, p1, p2), [f[3] for f in found])
 
 
 def ratio(a: Array, b: Array) -> Array:
@@ -155,8 +167,8 @@ def divergence(q: Array, other: Array) -> Array:
     return (q * np.log(quotient)).reshape(len(q), -1).sum(1)
 
 
-def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> Array:
-    """Bound the programme's value from below by its dual, for any multipliers ``[n, X1, Y]`` and ``[n, X2, Y]``.
+def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> tuple[Array, Array, Array]:
+    """Make multipliers ``[n, X1, Y]`` and ``[n, X2, Y]`` fit the dual; return them and the bound that they give.
 
     ``Σ p1·l1 + Σ p2·l2`` is a bound if ``log Σ_y exp(l1 + l2) <= 0`` for all ``(x1, x2)``, sums over labels that both
     have; ``l1`` is lowered by what is missing.
@@ -169,4 +181,4 @@ def lower_bound(l1: Array, l2: Array, p1: Array, p2: Array) -> Array:
         lift = excess.max(2, initial=-np.inf)
         l1 = l1 - np.where(lift > -np.inf, lift, 0)[..., None]
         bound = (p1 * l1).sum((1, 2)) + (p2 * l2).sum((1, 2))
-    return np.where(np.isfinite(bound), bound, -np.inf)
+    return l1, l2, np.where(np.isfinite(bound), bound, -np.inf)
