@@ -161,13 +161,13 @@ def _errors(errors: Any) -> Float64[Array, "C S"]:
     return values
 
 
-def _ratio(errors: Array, clean: float, reference: Array, reference_clean: float) -> Float64[Array, "C"]:
+def _ratio(errors: Array, clean: Any, reference: Array, reference_clean: Any) -> Float64[Array, "C"]:
     if errors.shape != reference.shape:
         raise InputError(
             f"expected errors of the same corruptions and severities, got shapes {errors.shape} and {reference.shape}"
         )
     above, below = (errors - clean).sum(1), (reference - reference_clean).sum(1)
-    some = np.abs(below) > 1e-12 * (np.abs(reference) + abs(reference_clean)).sum(1)  # more than rounding leaves
+    some = np.abs(below) > 1e-12 * (np.abs(reference) + np.abs(reference_clean)).sum(1)  # more than rounding leaves
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(some, above / below, np.nan)
 
