@@ -34,7 +34,7 @@ LAYOUTS = {
     ("image", 4): Layout("image", 1),
     ("depth", 4): Layout("depth", 1),
     ("video", 5): Layout("video", 2, 1),
-    ("audio", 2): Layout("wave", 1, 1),
+    ("audio", 2): Layout("wave", 1, 2),
     ("audio", 3): Layout("wave", 1, 2),
     ("audio", 4): Layout("spectrogram", 1, 3),
     ("sequence", 3): Layout("sequence", 2, 1),
@@ -138,5 +138,5 @@ def layout(kind: str, tensor: Tensor) -> Layout:
 def standard(tensor: Tensor, form: Layout) -> Tensor:
     """Return the tensor with all axes its form has: vectors ``[B, D]``, waves ``[B, C, samples]``."""
     if form.form == "vector":
-        return tensor.reshape(len(tensor), -1)
+        return tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
     return tensor[:, None] if form.form == "wave" and tensor.ndim == 2 else tensor

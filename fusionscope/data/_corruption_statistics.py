@@ -114,6 +114,8 @@ def _parts(statistics: CorruptionStatistics, path: str) -> tuple[Tensor, ...]:
 
 def _statistics(x: Tensor) -> tuple[Tensor, ...]:
     """Return count, mean, standard deviation, low and high of the rows of ``[C, n]``."""
+    if not x.numel():
+        return tuple(x.new_zeros(len(x), dtype=torch.float64) for _ in range(5))
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     good = x.isfinite()
     count = good.sum(1).double()

@@ -40,7 +40,7 @@ AREAS = (0.05, 0.1, 0.2, 0.35, 0.5)
 SHIFTS = (0.04, 0.08, 0.12, 0.16, 0.2)
 DELAYS = (0.05, 0.1, 0.15, 0.2, 0.3)
 BANDS = (0.1, 0.2, 0.3, 0.4, 0.5)
-DECIBELS = (20, 15, 10, 5, 0)
+DECIBELS = (20.0, 15.0, 10.0, 5.0, 0.0)
 LIMITS = (1.2, 0.9, 0.6, 0.4, 0.2)
 CONFLICTS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -50,7 +50,7 @@ PLACE = {
 }
 IMAGE = {
     "noise": Corruption((0.08, 0.12, 0.18, 0.26, 0.38), image.noise),
-    "blur": Corruption(((1, 0.4), (2, 0.6), (3, 0.7), (4, 0.8), (6, 1.0)), image.blur),
+    "blur": Corruption(((1.0, 0.4), (2.0, 0.6), (3.0, 0.7), (4.0, 0.8), (6.0, 1.0)), image.blur),
     "brightness": Corruption((0.1, 0.2, 0.3, 0.4, 0.5), image.brightness),
     "contrast": Corruption((0.4, 0.3, 0.2, 0.1, 0.05), image.contrast),
     "compression": Corruption((25, 18, 15, 10, 7), compression),
@@ -110,7 +110,7 @@ def corruptions(kind: str) -> tuple[str, ...]:
 def corrupt(
     values: Any,
     corruption: str,
-    severity: int,
+    severity: Any,
     *,
     kind: str,
     seed: int = 0,
@@ -188,7 +188,8 @@ def corrupt(
             f"expected a corruption of {', '.join(names)} for the kind {kind!r}, got {corruption!r}."
             + did_you_mean(str(corruption), names)
         )
-    if check_severity(severity) == 0:
+    severity, parts = check_severity(severity), tensors(values)
+    if severity == 0 or not parts or not len(parts[0][1]):
         return values
     key = (seed, index, modality, corruption)
     if corruption == "conflict":
@@ -203,12 +204,12 @@ def corrupt(
         )
         if path in found
         else tensor
-        for path, tensor in tensors(values)
+        for path, tensor in parts
     )
     return map_tensors(lambda _: next(changed), values)
 
 
-def check_severity(severity: int) -> int:
+def check_severity(severity: Any) -> int:
     """Return the severity if it is one.
 
     Raises:
@@ -234,8 +235,6 @@ def _damaged(
 ) -> Tensor:
     how = FORMS[form.form][corruption]
     whole = standard(tensor, form)
-    if not whole.numel():
-        return tensor
     wide = whole.float() if tensor.dtype in (torch.float16, torch.bfloat16) else whole
     mean = scale_of(statistics, path, wide, form.channel).mean
     known = wide.isfinite()

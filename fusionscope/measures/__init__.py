@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
     from ._coalitions import sampled_subsets as sampled_subsets
+    from ._curves import CurveResult as CurveResult
+    from ._curves import EffectiveRobustness as EffectiveRobustness
+    from ._curves import MeanCorruptionError as MeanCorruptionError
+    from ._curves import RelativeRobustness as RelativeRobustness
     from ._detectors import DetectorResult as DetectorResult
     from ._detectors import TapDetectors as TapDetectors
     from ._detectors import UnitDetectors as UnitDetectors
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
     from ._probe import ConceptProbe as ConceptProbe
     from ._probe import ConceptResult as ConceptResult
     from ._probe import TapConcepts as TapConcepts
+    from ._robustness import Robustness as Robustness
+    from ._robustness import RobustnessResult as RobustnessResult
+    from ._robustness import RobustnessRow as RobustnessRow
+    from ._robustness import RobustnessSummary as RobustnessSummary
     from ._semantic import Profile as Profile
     from ._semantic import SemanticVariance as SemanticVariance
     from ._semantic import VarianceResult as VarianceResult
@@ -58,10 +66,13 @@ __getattr__, __dir__ = attach(
         "CoalitionTable": "_coalitions",
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
+        "CurveResult": "_curves",
         "DetectorResult": "_detectors",
+        "EffectiveRobustness": "_curves",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
+        "MeanCorruptionError": "_curves",
         "MinibatchCKA": "_cka",
         "PairChannels": "_channels",
         "PairMatrix": "_pairwise",
@@ -70,8 +81,13 @@ __getattr__, __dir__ = attach(
         "PairwiseResult": "_pairwise",
         "PairwiseSimilarity": "_pairwise",
         "Profile": "_semantic",
+        "RelativeRobustness": "_curves",
         "RemovalResult": "_coalitions",
         "RemovalRow": "_coalitions",
+        "Robustness": "_robustness",
+        "RobustnessResult": "_robustness",
+        "RobustnessRow": "_robustness",
+        "RobustnessSummary": "_robustness",
         "Score": "functional._scores",
         "SemanticVariance": "_semantic",
         "StatisticsResult": "_unit_statistics",
@@ -98,10 +114,13 @@ __all__ = [
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
+    "CurveResult",
     "DetectorResult",
+    "EffectiveRobustness",
     "EtaResult",
     "EtaSquared",
     "Instrument",
+    "MeanCorruptionError",
     "MinibatchCKA",
     "PairChannels",
     "PairMatrix",
@@ -110,8 +129,13 @@ __all__ = [
     "PairwiseResult",
     "PairwiseSimilarity",
     "Profile",
+    "RelativeRobustness",
     "RemovalResult",
     "RemovalRow",
+    "Robustness",
+    "RobustnessResult",
+    "RobustnessRow",
+    "RobustnessSummary",
     "Score",
     "SemanticVariance",
     "StatisticsResult",

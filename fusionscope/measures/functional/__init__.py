@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._resampling import percentile_interval as percentile_interval
+    from ._robustness import CorruptionError as CorruptionError
+    from ._robustness import effective_robustness as effective_robustness
+    from ._robustness import mean_corruption_error as mean_corruption_error
+    from ._robustness import relative_corruption_error as relative_corruption_error
+    from ._robustness import relative_robustness as relative_robustness
     from ._scores import resolve_score as resolve_score
     from ._similarity import channel_correlation as channel_correlation
     from ._similarity import mutual_knn as mutual_knn
@@ -48,6 +53,7 @@ __getattr__, __dir__ = attach(
     {
         "BrojaResult": "_broja",
         "Decomposition": "_pid_features",
+        "CorruptionError": "_robustness",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
         "as_tensor": "_arrays",
@@ -61,11 +67,13 @@ __getattr__, __dir__ = attach(
         "decompose": "_pid_features",
         "discretise": "_pid_features",
         "effective_rank": "_units",
+        "effective_robustness": "_robustness",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
         "joint_score": "_concepts",
+        "mean_corruption_error": "_robustness",
         "mutual_knn": "_similarity",
         "net2vec_fit": "_net2vec",
         "net2vec_maps": "_net2vec",
@@ -73,6 +81,8 @@ __getattr__, __dir__ = attach(
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
         "procrustes": "_similarity",
+        "relative_corruption_error": "_robustness",
+        "relative_robustness": "_robustness",
         "resolve_score": "_scores",
         "rsa": "_similarity",
         "semantic_variance": "_concepts",
@@ -87,6 +97,7 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "BrojaResult",
     "Decomposition",
+    "CorruptionError",
     "JointScore",
     "Net2VecFit",
     "as_tensor",
@@ -100,11 +111,13 @@ __all__ = [
     "decompose",
     "discretise",
     "effective_rank",
+    "effective_robustness",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
     "hsic1",
     "joint_score",
+    "mean_corruption_error",
     "mutual_knn",
     "net2vec_fit",
     "net2vec_maps",
@@ -112,6 +125,8 @@ __all__ = [
     "participation_ratio",
     "percentile_interval",
     "procrustes",
+    "relative_corruption_error",
+    "relative_robustness",
     "resolve_score",
     "rsa",
     "semantic_variance",

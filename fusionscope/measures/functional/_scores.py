@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from fusionscope.errors import InputError, did_you_mean
 
-from . import _multilabel
+from . import _calibration_error, _multilabel
 
 Array = np.ndarray
 DEFAULTS = {"classification": "accuracy", "dense": "miou", "multilabel": "f1", "regression": "r2"}
@@ -24,7 +24,7 @@ class Score:
     """A score: ``value(Σ_samples statistics(output, target))``, or a torchmetrics ``metric`` that allows no resampling.
 
     ``statistics`` maps ``(output, target)`` to ``[B, K]`` in float64 (NaN for a sample whose output is not a number),
-    ``value`` maps sums ``[..., K]`` to ``[...]`` (NaN where the score is not defined). Higher is better.
+    ``value`` maps sums ``[..., K]`` to ``[...]`` (NaN where the score is not defined). Higher is better (but for ECE).
 
     A score has values per class in one of two ways: ``by_class`` maps sums ``[..., K]`` to values ``[..., C]`` and to
     how often each class was there ``[..., C]``; or every sample has one class, ``class_of(target) -> [B]`` (below 0:
@@ -52,9 +52,12 @@ def resolve_score(score: Any, task: str, classes: int = 0) -> Score:
     - "multilabel" (targets 0 or 1 ``[B, K]``, one logit per label): ``f1``, the default, the mean over labels of
       ``2TP/(2TP + FP + FN)``, a label is predicted where its logit is above 0, a label in neither targets nor
       predictions is left out; ``accuracy``, share of labels told right; ``loglik``, Bernoulli, mean over labels.
+    - ``ece``: expected calibration error of classification and dense tasks, ``Σ_bins |Σ confidence - Σ hits| / N`` over
+      15 bins of the largest softmax probability (arXiv 1706.04599). *Lower* is better, and a resample's is larger
+      than the data's, since noise adds to it.
     - a function ``f(output, target) -> [B]``: its mean over samples.
 
-    Labels below 0 (and labels that are NaN) are ignored. A score is better when higher.
+    Labels below 0 (and labels that are NaN) are ignored. A score is better when higher, but for ``ece``.
 
     Args:
         score: as above.
@@ -106,16 +109,21 @@ def _fitting(task: str, classes: int) -> dict[str, Score]:
             "accuracy": Score("accuracy", _multilabel.right, _of_all, task=task, by_class=_of_each),
             "loglik": Score("loglik", _multilabel.loglik, _multilabel.mean_ratio, task=task, by_class=_of_each),
         }
+    ece = Score("ece", _calibration, _calibration_error.expected_calibration_error, task=task)
     miou = Score("miou", partial(_confusion, classes=classes), _miou, task=task, by_class=_ious)
     if task == "dense" and classes > 0:
         named = {"accuracy": _right, "loglik": _likelihood}
         rows = {name: partial(_sums_by_label, places=places, classes=classes) for name, places in named.items()}
-        return {n: Score(n, row, _of_all, task=task, by_class=_of_each) for n, row in rows.items()} | {"miou": miou}
+        return {n: Score(n, row, _of_all, task=task, by_class=_of_each) for n, row in rows.items()} | {
+            "miou": miou,
+            "ece": ece,
+        }
     class_of = _label if task == "classification" else None
     return {
         "accuracy": Score("accuracy", partial(_sums, places=_right), _ratio, task=task, class_of=class_of),
         "loglik": Score("loglik", partial(_sums, places=_likelihood), _ratio, task=task, class_of=class_of),
         "miou": miou,
+        "ece": ece,
     }
 
 
@@ -182,6 +190,11 @@ def _sums_by_label(output: Tensor, target: Tensor, places: Callable, classes: in
     rows[0].scatter_add_(1, labels.clamp(min=0), values)
     rows[1].scatter_add_(1, labels.clamp(min=0), counted.double())
     return rows.movedim(0, 1).flatten(1)
+
+
+def _calibration(output: Tensor, target: Tensor) -> Float64[Tensor, "B bins3"]:
+    logits, labels, _ = _labelled(output, target)
+    return _calibration_error.calibration_rows(logits, labels)
 
 
 def _confusion(output: Tensor, target: Tensor, classes: int) -> Float64[Tensor, "B CC"]:
