@@ -16,8 +16,20 @@ from markupsafe import Markup
 
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
-from fusionscope.report import _charts, _prose, _semantics_prose, _semantics_tables, _tables, _units_prose, _vega
+from fusionscope.report import (
+    _charts,
+    _decisions_page,
+    _decisions_prose,
+    _decisions_tables,
+    _prose,
+    _semantics_prose,
+    _semantics_tables,
+    _tables,
+    _units_prose,
+    _vega,
+)
 from fusionscope.report._calls import idle_on
+from fusionscope.report._decisions import Decisions
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
 from fusionscope.report._palette import GLYPHS, SHAPES, colour, shape, variables
@@ -61,7 +73,7 @@ def write_report(dissection: DissectionLike, path: str | Path) -> Path:
 def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
-    semantics = Semantics(view)
+    semantics, effects = Semantics(view), Decisions(view)
     script = _resource("page.js")
     bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
@@ -75,6 +87,10 @@ def render(view: View) -> str:
         "bundle": Markup(bundle),
         "drawing": Markup(trace_svg(_with_levels(view))),
         "heatmaps": _heatmaps(view, charts),
+        "effects": effects,
+        "decided": _decisions_prose,
+        "effect_tables": _decisions_tables,
+        "decisions": _decisions_page.sections(effects, charts),
         "semantics": semantics,
         "said": _semantics_prose,
         "counted": _units_prose,

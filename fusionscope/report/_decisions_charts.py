@@ -1,0 +1,367 @@
+"""Charts of the decision instruments as Vega-Lite specifications."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+
+from fusionscope.report._charts import reason
+from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
+from fusionscope.report._decisions_prose import atom_name
+from fusionscope.report._palette import SHAPES, colour, shape
+from fusionscope.report._prose import num
+from fusionscope.report._vega import chart, filled, pruned, spec_of
+from fusionscope.report._view import Estimate
+
+DASHES = ([1, 0], [5, 3], [2, 2])
+PLAIN: dict[str, Any] = {"grid": True, "tickCount": 4, "domain": False, "ticks": False}
+REDUNDANCY, SYNERGY = "var(--s3)", "var(--s8)"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _spread(e: Estimate) -> dict[str, Any]:
+    """Return the fields of a dot with its interval."""
+    low, high = (e.low, e.high) if e.has_interval and e.computed else (math.nan, math.nan)
+    clear = e.computed and (e.positive or e.negative)
+    return {"d": _finite(e.value), "low": _finite(low), "high": _finite(high), "clear": clear}
+
+
+# --- dots around zero ---
+
+
+@cache
+def _forest_spec(
+    marks: tuple[tuple[str, str], ...], panels: int, width: int, step: int, tooltip: tuple[str, ...]
+) -> dict[str, Any]:
+    """Panels side by side with the same names down: dots with intervals around zero; ``c`` is the mark."""
+    shown = [_forest(marks, f"datum.p === {p}", f"@title{p}", width, step, tooltip, p == 0) for p in range(panels)]
+    return spec_of(alt.hconcat(*shown, spacing=22))
+
+
+def _forest(
+    marks: tuple[tuple[str, str], ...],
+    where: str,
+    title: str,
+    width: int,
+    step: int,
+    tooltip: tuple[str, ...],
+    labels: bool = True,
+) -> Any:
+    domain = list(range(len(marks)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+    shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
+    names = alt.Axis(ticks=False, domain=False) if labels else None
+    y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
+    axis = alt.Axis(**PLAIN)
+    base = chart().transform_filter(where).encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
+    zero = chart().transform_aggregate(n="count()").mark_rule(color="var(--soft)")
+    zero = zero.encode(x=alt.XDatum(0, type="quantitative"))
+    stroke = alt.Stroke("c:N", scale=colours, legend=None)
+    spans = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
+    spans = spans.encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", stroke=stroke)
+    fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
+    dots = base.transform_filter("isValid(datum.d)").mark_point(size=58, strokeWidth=1.8, opacity=1)
+    dots = dots.encode(x=alt.X("d:Q", title=title, axis=axis), fill=fill, stroke=stroke)
+    dots = dots.encode(shape=alt.Shape("c:N", scale=shapes, legend=None))
+    return (zero + spans + dots).properties(width=width, height=alt.Step(step))
+
+
+def _filled_forest(
+    spec: dict[str, Any], rows: list[dict[str, Any]], order: list[str], titles: Sequence[str]
+) -> dict[str, Any]:
+    kept = pruned(spec, rows)
+    return filled(kept, rows, order=order, **{f"title{i}": title for i, title in enumerate(titles)})
+
+
+def modality_marks(d: Decisions) -> tuple[tuple[str, str], ...]:
+    """Return colour and shape of each modality."""
+    return tuple((colour(i), shape(i)) for i in range(max(len(d.view.modalities), 1)))
+
+
+def _place(d: Decisions, modality: str) -> int:
+    return d.view.modalities.index(modality) if modality in d.view.modalities else 0
+
+
+# --- contribution ---
+
+
+def contribution(d: Decisions) -> dict[str, Any]:
+    """Return the Shapley value of each modality with its interval, a panel per metric."""
+    rows: list[dict[str, Any]] = []
+    shown = [m for m in d.contributing if any(e.computed for e in d.contributions(m).values())][:2]
+    for panel, metric in enumerate(shown):
+        for m, row in d.contribution_rows(metric).items():
+            e = estimate(row, "shapley")
+            share = estimate(row, "share", "share_low", "share_high")
+            rows.append(
+                {"y": m, "p": panel, "c": _place(d, m)}
+                | _spread(e)
+                | {
+                    "label": num(e.value) if e.computed else "not computed",
+                    "end": max([v for v in (e.value, e.high, 0.0) if math.isfinite(v)]),
+                    "Modality": m,
+                    "Contribution": reason(e) + d.unit(metric),
+                    "Share of V(all)": reason(share),
+                    "Alone": num(row["alone"], 3),
+                    "Last": num(row["last"], 3),
+                }
+            )
+    order = list(dict.fromkeys(row["y"] for row in rows))
+    titles = [f"contribution to {d.metric_name(m)}" + (f",{d.unit(m)}" if d.unit(m) else "") for m in shown]
+    spec = pruned(_bars_spec(len(d.view.modalities), len(shown)), rows)
+    return filled(spec, rows, order=order, **{f"title{i}": title for i, title in enumerate(titles)})
+
+
+@cache
+def _bars_spec(modalities: int, panels: int) -> dict[str, Any]:
+    many = list(range(max(modalities, 1)))
+    colours = alt.Scale(domain=many, range=[colour(i) for i in many])
+    shown = []
+    for p in range(panels):
+        names = alt.Axis(ticks=False, domain=False) if p == 0 else None
+        y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
+        tooltip = [f"{n}:N" for n in ("Modality", "Contribution", "Share of V(all)", "Alone", "Last")]
+        base = chart().transform_filter(f"datum.p === {p}").encode(y=y, tooltip=tooltip)
+        x = alt.X("d:Q", title=f"@title{p}", axis=alt.Axis(**PLAIN))
+        bars = base.transform_filter("isValid(datum.d)").mark_bar(height={"band": 0.6}, cornerRadiusEnd=3)
+        bars = bars.encode(x=x, fill=alt.Fill("c:N", scale=colours, legend=None))
+        bars = bars.encode(fillOpacity=alt.condition("datum.clear", alt.value(1), alt.value(0.3)))
+        whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, color="var(--ink)")
+        whiskers = whiskers.encode(x=alt.X("low:Q", title=f"@title{p}"), x2="high:Q")
+        words = base.mark_text(align="left", dx=6, fill="var(--ink)")
+        words = words.encode(x=alt.X("end:Q", title=f"@title{p}"), text="label:N")
+        shown.append((bars + whiskers + words).properties(width=230, height=alt.Step(30)))
+    return spec_of(alt.hconcat(*shown, spacing=40))
+
+
+def waterfall(d: Decisions, metric: str) -> dict[str, Any]:
+    """Return the way from V(none) to V(all), a step per modality; empty where the steps do not lead there."""
+    none, whole = d.coalition(metric, []), d.coalition(metric, d.view.modalities)
+    found = d.contributions(metric)
+    values = [none.value, whole.value, *(e.value for e in found.values())]
+    if len(found) < 2 or not all(map(math.isfinite, values)):
+        return {}
+    gap = abs(none.value + sum(e.value for e in found.values()) - whole.value)
+    if gap > 0.01 * max(map(abs, values)):
+        return {}
+    rows: list[dict[str, Any]] = [_step("V(none)", 0.0, none.value, num(none.value), reason(none), -1)]
+    at = none.value
+    for m, e in found.items():
+        signed = num(e.value) if e.value < 0 else f"+{num(e.value)}"
+        rows.append(_step(m, at, at + e.value, signed, reason(e), _place(d, m)))
+        at += e.value
+    rows.append(_step("V(all)", 0.0, whole.value, num(whole.value), reason(whole), -1))
+    for row, after in pairwise(rows):
+        row |= {"next": after["y"], "at": row["to"]}
+    order = [row["y"] for row in rows]
+    return filled(_waterfall_spec(len(d.view.modalities)), rows, order=order, value=d.metric_name(metric))
+
+
+def _step(name: str, start: float, to: float, label: str, said: str, c: int) -> dict[str, Any]:
+    right = max(start, to)
+    return {"y": name, "from": start, "to": to, "c": c, "label": label, "end": right, "Step": name, "Value": said}
+
+
+@cache
+def _waterfall_spec(modalities: int) -> dict[str, Any]:
+    domain = list(range(-1, modalities))
+    colours = alt.Scale(domain=domain, range=["var(--bar)", *(colour(i) for i in domain[1:])])
+    y = alt.Y(
+        "y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=alt.Axis(ticks=False, domain=False)
+    )
+    base = chart().encode(y=y, tooltip=["Step:N", "Value:N"])
+    x = alt.X("from:Q", title="@value", axis=alt.Axis(**PLAIN))
+    bars = base.mark_bar(height={"band": 0.66}, cornerRadius=2)
+    bars = bars.encode(x=x, x2="to:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
+    links = chart().transform_filter("isValid(datum.next)").mark_rule(color="var(--soft)", strokeDash=[2, 2])
+    links = links.encode(x=alt.X("at:Q", title="@value"), y=y, y2="next:N")
+    words = base.mark_text(align="left", dx=6, fill="var(--ink)").encode(x=alt.X("end:Q", title="@value"))
+    return spec_of((links + bars + words.encode(text="label:N")).properties(width=300, height=alt.Step(28)))
+
+
+def together(d: Decisions, sets: Sequence[tuple[str, ...]], metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the cooperation of sets of modalities around zero, a panel per metric."""
+    rows: list[dict[str, Any]] = []
+    for panel, metric in enumerate(metrics):
+        found = d.together("cooperation", metric)
+        for names in sets:
+            e = found.get(names, Estimate(math.nan, reason="not measured"))
+            verdict = "cooperation" if e.positive else "redundancy" if e.negative else "inside its interval"
+            said = {"Of": " + ".join(names), "Cooperation": reason(e), "Verdict": verdict if e.computed else ""}
+            rows.append({"y": " + ".join(names), "p": panel, "c": 0} | _spread(e) | said)
+    spec = _forest_spec((("var(--ink)", "circle"),), len(metrics), 190, 24, ("Of", "Cooperation", "Verdict"))
+    return _filled_forest(spec, rows, [" + ".join(n) for n in sets], [f"C in {d.metric_name(m)}" for m in metrics])
+
+
+KINDS = {"any": "circle", "within class": "square", "across classes": "triangle-up"}
+
+
+def perceptual(d: Decisions, metric: str) -> dict[str, Any]:
+    """Return the perceptual scores of each modality, a row per way of permuting."""
+    rows: list[dict[str, Any]] = []
+    names = tuple(dict.fromkeys([*KINDS, *(kind for kinds in d.perceived(metric).values() for kind in kinds)]))
+    for m, kinds in d.perceived(metric).items():
+        for kind in names:
+            if kind in kinds:
+                said = {"Modality": m, "Permuted": kind, "Score": reason(kinds[kind])}
+                rows.append({"y": f"{m}, {kind}", "p": 0, "c": _place(d, m)} | _spread(kinds[kind]) | said)
+    spec = _forest_spec(modality_marks(d), 1, 240, 20, ("Modality", "Permuted", "Score"))
+    return _filled_forest(spec, rows, [row["y"] for row in rows], [f"perceptual score, {d.metric_name(metric)}"])
+
+
+def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
+    """Return the contributions per class, a panel per modality; filled where the interval leaves out zero."""
+    rows: list[dict[str, Any]] = []
+    for c in names:
+        for m, row in d.contribution_rows(d.class_metric, c).items():
+            if m in modalities:
+                e = estimate(row, "shapley")
+                verdict = "hurts" if row["hurts"] else "not shown to hurt" if e.computed else "not computed"
+                said = {"Class": c, "Modality": m, "Contribution": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
+                rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | _spread(e) | said)
+    shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
+    tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
+    spec = _forest_spec(modality_marks(d), len(modalities), 190, 18, tooltip)
+    if len(shown) < len(modalities):
+        return classes(d, names, shown) if shown else {}
+    return _filled_forest(spec, rows, list(names), [f"{m}: contribution" for m in modalities])
+
+
+# --- information ---
+
+
+def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
+    """Return colour and shape of R, U_a, U_b and S: the modalities' own for what is unique to them."""
+    a, b, _ = pair
+    others = d.view.present(b)
+    rest = (colour(_place(d, others[0])), shape(_place(d, others[0]))) if len(others) == 1 else ("var(--bar)", "cross")
+    return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
+
+
+def decomposition(d: Decisions, pair: Pair, atoms: dict[str, Atom], bounds: tuple[float, float]) -> dict[str, Any]:
+    """Return stacked bars (raw, with shuffled labels, corrected), and beside them each corrected part."""
+    rows: list[dict[str, Any]] = []
+    stacks = {"raw": "raw", "shuffled labels": "shuffled", "corrected": "corrected"}
+    for name, field in stacks.items():
+        ends = {True: 0.0, False: 0.0}
+        for i, atom in enumerate(ATOMS):
+            if atom not in atoms:
+                continue
+            found = atoms[atom]
+            value = found.corrected.value if field == "corrected" else getattr(found, field)
+            if not math.isfinite(value):
+                continue
+            start = ends[value > 0]
+            ends[value > 0] = start + value
+            wide = abs(value) / max(bounds[1] - bounds[0], 1e-9) > 0.09
+            said = {"Part": atom_name(d, pair, atom), "Estimate": name, "Bits": num(value, 3)}
+            place = {"from": start, "to": start + value, "mid": start + value / 2, "label": num(value) if wide else ""}
+            rows.append({"s": name, "c": i} | place | said)
+    order = []
+    for i, atom in enumerate(ATOMS):
+        if atom in atoms:
+            found = atoms[atom]
+            order.append(atom_name(d, pair, atom))
+            said = {"Part": order[-1], "Estimate": "corrected", "Bits": reason(found.corrected)}
+            rows.append({"y": order[-1], "p": 0, "c": i} | _spread(found.corrected) | {"clear": found.clear} | said)
+    spec = pruned(_decomposition_spec(atom_marks(d, pair), bounds), rows)
+    return filled(spec, rows, order=order, title0="corrected, bits")
+
+
+@cache
+def _decomposition_spec(marks: tuple[tuple[str, str], ...], bounds: tuple[float, float]) -> dict[str, Any]:
+    domain = list(range(len(marks)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+    inks = alt.Scale(domain=domain, range=["var(--on-low)", "var(--paper)", "var(--paper)", "var(--on-high)"])
+    y = alt.Y("s:N", title=None, sort=["raw", "shuffled labels", "corrected"], axis=alt.Axis(ticks=False, domain=False))
+    x = alt.X("from:Q", title="bits", axis=alt.Axis(**PLAIN), scale=alt.Scale(domain=list(bounds), nice=False))
+    base = chart().transform_filter("isValid(datum.s)").encode(y=y, tooltip=["Part:N", "Estimate:N", "Bits:N"])
+    bars = base.mark_bar(height={"band": 0.7}, stroke="var(--paper)", strokeWidth=1)
+    bars = bars.encode(x=x, x2="to:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
+    words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
+    words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
+    left = (bars + words).resolve_scale(color="independent").properties(width=230, height=alt.Step(28))
+    right = _forest(marks, "isValid(datum.y)", "@title0", 130, 21, ("Part", "Bits"))
+    return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))
+
+
+# --- curves ---
+
+
+def levels(d: Decisions, pair: Pair, about: str) -> dict[str, Any]:
+    """Return each corrected part along the levels, a line per part, with its interval as a band."""
+    rows = []
+    for level, atoms in d.decompositions[pair][about].items():
+        for i, atom in enumerate(ATOMS):
+            if atom in atoms:
+                found = atoms[atom]
+                name = atom_name(d, pair, atom)
+                said = {
+                    "Of": name,
+                    "At": "inputs" if level < 0 else f"level {level:g}",
+                    "Value": reason(found.corrected),
+                }
+                rows.append({"x": level, "p": 0, "c": i} | _spread(found.corrected) | {"clear": found.clear} | said)
+    spec = pruned(_curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, ()), rows)
+    return filled(spec, rows)
+
+
+def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
+    """Return colour and shape of each corruption of a modality."""
+    return {c: (colour(i), SHAPES[i % len(SHAPES)]) for i, c in enumerate(d.curves[modality])}
+
+
+def curves(d: Decisions, modality: str, bounds: tuple[float, float]) -> dict[str, Any]:
+    """Return the curves of one modality, a line per corruption, and beside them ECE."""
+    rows: list[dict[str, Any]] = []
+    for i, (name, points) in enumerate(d.curves[modality].items()):
+        broken = d.miscalibrated(points)
+        for p in points:
+            common = {"x": p.severity, "c": i, "Of": name, "At": f"severity {p.severity:g}"}
+            clear = p.drop.positive or p.drop.negative
+            said = f"{reason(p.value)}, drop {reason(p.drop)}" if p.severity else f"{reason(p.value)}, clean"
+            rows.append(common | {"p": 0} | _spread(p.value) | {"clear": clear, "Value": said})
+            if p.ece.computed:
+                worse = p.severity in broken
+                rows.append(common | {"p": 1} | _spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
+    titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
+    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds)
+    return filled(pruned(spec, rows), rows)
+
+
+@cache
+def _curves_spec(
+    marks: tuple[tuple[str, str], ...], titles: tuple[str, ...], across: str, width: int, bounds: tuple[float, ...]
+) -> dict[str, Any]:
+    domain = list(range(len(marks)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+    shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
+    dashes = alt.Scale(domain=domain, range=[DASHES[i // len(SHAPES) % 3] for i in domain])
+    axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, labelExpr="datum.value < 0 ? 'inputs' : datum.label")
+    x = alt.X("x:Q", title=across, axis=axis, scale=alt.Scale(nice=False, padding=10))
+    panels = []
+    for p, title in enumerate(titles):
+        kept: dict[str, Any] = {"domain": list(bounds), "nice": False} if bounds and p == 0 else {"zero": True}
+        y = {"title": title, "scale": alt.Scale(**kept), "axis": alt.Axis(tickCount=5, domain=False, ticks=False)}
+        base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
+        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1)
+        band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
+        lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
+        lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))
+        lines = lines.encode(strokeDash=alt.StrokeDash("c:N", scale=dashes, legend=None))
+        fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
+        dots = base.mark_point(size=42, strokeWidth=1.5, opacity=1).encode(y=alt.Y("d:Q", **y), fill=fill)
+        dots = dots.encode(
+            stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
+        )
+        dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
+        panels.append((band + lines + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
+    return spec_of(alt.hconcat(*panels, spacing=34))
