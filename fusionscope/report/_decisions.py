@@ -200,6 +200,18 @@ class Decisions:
         order = sorted(found, key=lambda names: (-len(names), [place.get(n, len(place)) for n in names]))
         return {names: found[names] for names in order}
 
+    def set_name(self, names: Sequence[str]) -> str:
+        """Write a set of modalities, short where there are many."""
+        many = self.view.modalities
+        missing = [m for m in many if m not in names]
+        if len(many) > 3 and len(missing) < 2:
+            return f"all but {missing[0]}" if missing else f"all {len(many)}"
+        return " + ".join(names)
+
+    def divided(self, metric: str) -> bool:
+        """Whether cooperation and perceptual scores are shares of V(all): not of metrics that are below zero."""
+        return metric not in SMOOTH
+
     def perceived(self, metric: str) -> dict[str, dict[str, Estimate]]:
         """Return the perceptual scores by modality and kind."""
         found: dict[str, dict[str, Estimate]] = {m: {} for m in self.view.modalities}
@@ -216,6 +228,12 @@ class Decisions:
         hurt = self.harm("samples", self.rows("samples"))
         further = [row for row in self.rows("samples") if not row["hurts"] and row["effect"] < 0]
         return hurt + sorted(further, key=lambda row: row["effect"])
+
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether some group holds more than one sample."""
+        groups = {row["sample"]: row["group"] for row in self.rows("samples") if row["group"]}
+        return len(set(groups.values())) < len(groups)
 
     def class_name(self, label: str) -> str:
         """Write a label: the class's name where the label is its number."""

@@ -20,7 +20,7 @@ from fusionscope.report._view import Estimate
 
 DASHES = ([1, 0], [5, 3], [2, 2])
 PLAIN: dict[str, Any] = {"grid": True, "tickCount": 4, "domain": False, "ticks": False}
-REDUNDANCY, SYNERGY = "var(--s3)", "var(--s8)"
+REDUNDANCY, SYNERGY = "var(--s5)", "var(--s9)"
 
 
 def _finite(value: float) -> float | None:
@@ -39,11 +39,12 @@ def _spread(e: Estimate) -> dict[str, Any]:
 
 @cache
 def _forest_spec(
-    marks: tuple[tuple[str, str], ...], panels: int, width: int, step: int, tooltip: tuple[str, ...]
+    marks: tuple[tuple[str, str], ...], panels: int, width: int, step: int, tooltip: tuple[str, ...], same: bool = False
 ) -> dict[str, Any]:
     """Panels side by side with the same names down: dots with intervals around zero; ``c`` is the mark."""
     shown = [_forest(marks, f"datum.p === {p}", f"@title{p}", width, step, tooltip, p == 0) for p in range(panels)]
-    return spec_of(alt.hconcat(*shown, spacing=22))
+    joined = alt.hconcat(*shown, spacing=22)
+    return spec_of(joined.resolve_scale(x="shared") if same else joined)
 
 
 def _forest(
@@ -195,10 +196,10 @@ def together(d: Decisions, sets: Sequence[tuple[str, ...]], metrics: Sequence[st
         for names in sets:
             e = found.get(names, Estimate(math.nan, reason="not measured"))
             verdict = "cooperation" if e.positive else "redundancy" if e.negative else "inside its interval"
-            said = {"Of": " + ".join(names), "Cooperation": reason(e), "Verdict": verdict if e.computed else ""}
-            rows.append({"y": " + ".join(names), "p": panel, "c": 0} | _spread(e) | said)
+            said = {"Of": d.set_name(names), "Cooperation": reason(e), "Verdict": verdict if e.computed else ""}
+            rows.append({"y": d.set_name(names), "p": panel, "c": 0} | _spread(e) | said)
     spec = _forest_spec((("var(--ink)", "circle"),), len(metrics), 190, 24, ("Of", "Cooperation", "Verdict"))
-    return _filled_forest(spec, rows, [" + ".join(n) for n in sets], [f"C in {d.metric_name(m)}" for m in metrics])
+    return _filled_forest(spec, rows, [d.set_name(n) for n in sets], [f"C in {d.metric_name(m)}" for m in metrics])
 
 
 KINDS = {"any": "circle", "within class": "square", "across classes": "triangle-up"}
@@ -229,7 +230,8 @@ def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> di
                 rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | _spread(e) | said)
     shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
     tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
-    spec = _forest_spec(modality_marks(d), len(modalities), 190, 18, tooltip)
+    width = {1: 420, 2: 330, 3: 230}.get(len(modalities), 190)
+    spec = _forest_spec(modality_marks(d), len(modalities), width, 18, tooltip, same=True)
     if len(shown) < len(modalities):
         return classes(d, names, shown) if shown else {}
     return _filled_forest(spec, rows, list(names), [f"{m}: contribution" for m in modalities])
@@ -288,8 +290,8 @@ def _decomposition_spec(marks: tuple[tuple[str, str], ...], bounds: tuple[float,
     bars = bars.encode(x=x, x2="to:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
-    left = (bars + words).resolve_scale(color="independent").properties(width=230, height=alt.Step(28))
-    right = _forest(marks, "isValid(datum.y)", "@title0", 130, 21, ("Part", "Bits"))
+    left = (bars + words).resolve_scale(color="independent").properties(width=190, height=alt.Step(28))
+    right = _forest(marks, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"))
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))
 
 
@@ -310,7 +312,9 @@ def levels(d: Decisions, pair: Pair, about: str) -> dict[str, Any]:
                     "Value": reason(found.corrected),
                 }
                 rows.append({"x": level, "p": 0, "c": i} | _spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, ()), rows)
+    spec = pruned(
+        _curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, (), _dotted(rows)), rows
+    )
     return filled(spec, rows)
 
 
@@ -319,7 +323,7 @@ def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
     return {c: (colour(i), SHAPES[i % len(SHAPES)]) for i, c in enumerate(d.curves[modality])}
 
 
-def curves(d: Decisions, modality: str, bounds: tuple[float, float]) -> dict[str, Any]:
+def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...]) -> dict[str, Any]:
     """Return the curves of one modality, a line per corruption, and beside them ECE."""
     rows: list[dict[str, Any]] = []
     for i, (name, points) in enumerate(d.curves[modality].items()):
@@ -333,13 +337,23 @@ def curves(d: Decisions, modality: str, bounds: tuple[float, float]) -> dict[str
                 worse = p.severity in broken
                 rows.append(common | {"p": 1} | _spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
     titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
-    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds)
+    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds, _dotted(rows))
     return filled(pruned(spec, rows), rows)
+
+
+def _dotted(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the points of a curve are few enough for marks of the usual size."""
+    return len({row["x"] for row in rows}) <= 12
 
 
 @cache
 def _curves_spec(
-    marks: tuple[tuple[str, str], ...], titles: tuple[str, ...], across: str, width: int, bounds: tuple[float, ...]
+    marks: tuple[tuple[str, str], ...],
+    titles: tuple[str, ...],
+    across: str,
+    width: int,
+    bounds: tuple[tuple[float, float], ...],
+    dotted: bool,
 ) -> dict[str, Any]:
     domain = list(range(len(marks)))
     colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
@@ -349,16 +363,22 @@ def _curves_spec(
     x = alt.X("x:Q", title=across, axis=axis, scale=alt.Scale(nice=False, padding=10))
     panels = []
     for p, title in enumerate(titles):
-        kept: dict[str, Any] = {"domain": list(bounds), "nice": False} if bounds and p == 0 else {"zero": True}
-        y = {"title": title, "scale": alt.Scale(**kept), "axis": alt.Axis(tickCount=5, domain=False, ticks=False)}
+        kept: dict[str, Any] = {"domain": list(bounds[p]), "nice": False} if bounds else {"zero": True}
+        y: dict[str, Any] = {
+            "title": title,
+            "scale": alt.Scale(**kept),
+            "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
+        }
         base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
-        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1)
+        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1 if len(marks) <= 4 else 0.05)
         band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
         lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
         lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))
         lines = lines.encode(strokeDash=alt.StrokeDash("c:N", scale=dashes, legend=None))
         fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
-        dots = base.mark_point(size=42, strokeWidth=1.5, opacity=1).encode(y=alt.Y("d:Q", **y), fill=fill)
+        dots = base.mark_point(size=42 if dotted else 12, strokeWidth=1.5 if dotted else 0.8, opacity=1).encode(
+            y=alt.Y("d:Q", **y), fill=fill
+        )
         dots = dots.encode(
             stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
         )

@@ -14,7 +14,7 @@ from fusionscope.report._prose import listing
 from fusionscope.report._view import Estimate
 
 Charts = dict[str, dict[str, Any]]
-CLASSES_DRAWN, SETS_DRAWN, PAIRS_OPEN, PAIRS_DRAWN, PANELS = 24, 12, 3, 12, 4
+CLASSES_DRAWN, SETS_DRAWN, PAIRS_OPEN, PAIRS_DRAWN, PANELS, CURVES_OPEN = 24, 10, 3, 12, 4, 4
 
 TITLES = {
     "contribution": ("Contribution", "What each modality contributes"),
@@ -70,8 +70,7 @@ def _contribution(d: Decisions, charts: Charts) -> dict[str, Any]:
         if any(e.computed for kinds in d.perceived(metric).values() for e in kinds.values()):
             label = "Perceptual scores of each modality, by the way it was permuted."
             joint += _add(charts, "perceptual", charts_of.perceptual(d, metric), "Perceptual score", label)
-    every = sum(len(d.together("cooperation", m)) for m in d.metrics[:1])
-    return {"drawn": drawn, "joint": joint, "many": every > SETS_DRAWN}
+    return {"drawn": drawn, "joint": joint}
 
 
 def _sets(d: Decisions, metrics: list[str]) -> list[tuple[str, ...]]:
@@ -89,8 +88,9 @@ def _hurts(d: Decisions, charts: Charts) -> dict[str, Any]:
     names = _telling(d)
     drawn = []
     modalities = [m for m in d.view.modalities if any(m in d.contributions(d.class_metric, c) for c in names)]
-    for start in range(0, len(modalities), PANELS):
-        part = modalities[start : start + PANELS]
+    rows = -(-len(modalities) // PANELS)
+    for i in range(rows):
+        part = modalities[len(modalities) * i // rows : len(modalities) * (i + 1) // rows]
         label = f"Contributions of {listing(part)} per class, with intervals around zero."
         drawn += _add(charts, "classes", charts_of.classes(d, names, part), "", label)
     return {"drawn": drawn, "shown": len(names), "left": len(d.classes) - len(names)}
@@ -166,14 +166,15 @@ def _robustness(d: Decisions, charts: Charts) -> dict[str, Any]:
     every = [p.value for of in d.curves.values() for points in of.values() for p in points if p.value.computed]
     drawn: list[dict[str, Any]] = []
     if every:
-        bounds = _bounds(every)
+        ece = [p.ece for of in d.curves.values() for points in of.values() for p in points if p.ece.computed]
+        bounds = (_bounds(every), (0.0, _bounds(ece)[1] if ece else 1.0))
         for m in d.curves:
             if any(p.value.computed for points in d.curves[m].values() for p in points):
                 label = f"Curves of {d.metric_name(d.robust_metric)} and ECE under corruption of {m}, by severity."
                 key = [(name, c, GLYPHS[s]) for name, (c, s) in charts_of.curve_marks(d, m).items()]
                 figures = _add(charts, "robustness", charts_of.curves(d, m, bounds), m, label)
                 drawn += [{"key": key, "figures": figures}]
-    return {"drawn": drawn}
+    return {"drawn": drawn[:CURVES_OPEN], "further": drawn[CURVES_OPEN:]}
 
 
 def _bounds(every: list[Estimate]) -> tuple[float, float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from fusionscope.report._decisions import Atom, Decisions, Pair, apart, estimate, leaders
 from fusionscope.report._prose import LISTED, count, interval, listing, num
-from fusionscope.report._semantics_prose import upper
 from fusionscope.report._view import Estimate
 
 # --- contribution ---
@@ -64,11 +63,11 @@ def contribution(d: Decisions) -> list[str]:
             below = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.negative]
             open_ = [f"{m} {interval(e)}{unit}" for m, e in known.items() if _holds_zero(e) and m not in named]
             if further:
-                parts.append(f"Further: {listing(further)}.")
+                parts.append(f"Then {listing(further)}.")
             if below:
                 parts.append(f"Below zero, so harmful on the whole: {listing(below)}.")
             if open_:
-                parts.append(f"Not shown to differ from nothing: {listing(open_)}.")
+                parts.append(f"Not told apart from no contribution: {listing(open_)}.")
             failed = [f"{m} ({e.reason or 'no reason given'})" for m, e in found.items() if m not in known]
             if failed:
                 parts.append(f"Not computed: {listing(failed)}.")
@@ -95,19 +94,19 @@ def together(d: Decisions, metric: str = "") -> str:
     whole = next((e for names, e in found.items() if len(names) == len(d.view.modalities)), None)
     if whole is None:
         return ""
-    name = d.metric_name(metric)
+    name, divided = d.metric_name(metric), d.divided(metric)
     if not whole.computed:
-        return f"Cooperation could not be computed: {whole.reason or 'no reason given'}."
+        return f"Cooperation in {name} could not be computed: {whole.reason or 'no reason given'}."
+    if divided and d.coalition(metric, d.view.modalities).value <= 0:
+        return f"Cooperation in {name} is a share of V(all), which is not above zero here, so its sign is not read."
+    of = f" of V(all) in {name}" if divided else f"{d.unit(metric)} in {name}"
     if whole.positive:
-        return f"The modalities cooperate: in {name} together they gain more than their sum, C {interval(whole)}."
+        return f"The modalities cooperate: together they gain {interval(whole)}{of} more than apart."
     if whole.negative:
-        return f"The modalities are redundant: in {name} together they gain less than their sum, C {interval(whole)}."
+        return f"The modalities are redundant: cooperation is {interval(whole)}{of}, below zero."
     if not whole.has_interval:
-        return f"The cooperation in {name} is C {num(whole.value)}: a point, no interval."
-    return (
-        f"The modalities add up: neither cooperation nor redundancy in {name} is clear of its interval, "
-        f"C {interval(whole)}."
-    )
+        return f"Cooperation is {num(whole.value)}{of}: a point, no interval."
+    return f"The modalities add up: cooperation, {interval(whole)}{of}, is not told apart from zero."
 
 
 def cooperation(d: Decisions) -> list[str]:
@@ -116,24 +115,39 @@ def cooperation(d: Decisions) -> list[str]:
         return []
     said = []
     for metric in d.metrics:
-        parts = [together(d, metric)] if d.together("cooperation", metric) else []
-        if len(d.view.modalities) > 2:
-            found = {n: e for n, e in d.together("cooperation", metric).items() if len(n) < len(d.view.modalities)}
-            for sign, word in ((1, "Cooperating"), (-1, "Redundant")):
-                clear = [(n, e) for n, e in found.items() if (e.positive if sign > 0 else e.negative)]
-                clear.sort(key=lambda item: -abs(item[1].value))
-                if clear:
-                    parts.append(f"{word}: {_named(clear)}.")
-        gaps = d.together("emap gap", metric)
-        known = {names: e for names, e in gaps.items() if e.computed}
-        above = [(_against(d, names), e) for names, e in known.items() if e.positive]
-        if above:
-            parts.append(f"Interaction adds beyond the best additive approximation: {_listed(above, d.unit(metric))}.")
-        elif known and all(_holds_zero(e) or e.negative for e in known.values()):
-            parts.append("The best additive approximation is not shown to lose anything: no interaction is shown.")
-        if parts:
-            said.append(" ".join(parts))
+        parts = [together(d, metric), *_sets(d, metric), _gaps(d, metric)]
+        if any(parts):
+            said.append(" ".join(part for part in parts if part))
     return said + _index(d)
+
+
+def _sets(d: Decisions, metric: str) -> list[str]:
+    """Name the pairs (of three modalities and more) whose cooperation is clear of zero, by the chosen metric."""
+    if len(d.view.modalities) < 3 or metric != d.main or d.coalition(metric, d.view.modalities).value <= 0:
+        return []
+    said = []
+    for sign, word in ((1, "Pairs that cooperate"), (-1, "Pairs that are redundant")):
+        found = d.together("cooperation", metric).items()
+        clear = [(n, e) for n, e in found if len(n) == 2 and (e.positive if sign > 0 else e.negative)]
+        clear.sort(key=lambda item: -abs(item[1].value))
+        if clear:
+            said.append(f"{word}: {listing([f'{d.set_name(n)} {interval(e)}' for n, e in clear], most=4)}.")
+    return said
+
+
+def _gaps(d: Decisions, metric: str) -> str:
+    """Say what interaction adds to the best additive approximation."""
+    known = {names: e for names, e in d.together("emap gap", metric).items() if e.computed}
+    above = [(" + ".join(names), e) for names, e in known.items() if e.positive]
+    unit = d.unit(metric)
+    if above and len(d.view.modalities) == 2:
+        return f"The best additive approximation loses {interval(above[0][1])}{unit}: interaction adds that."
+    if above:
+        said = listing([f"{name} {interval(e)}{unit}" for name, e in above])
+        return f"Interaction with the rest, lost by the best additive approximation: {said}."
+    if known and all(_holds_zero(e) or e.negative for e in known.values()):
+        return "The best additive approximation is not shown to lose anything: no interaction is shown."
+    return ""
 
 
 def _index(d: Decisions) -> list[str]:
@@ -142,18 +156,6 @@ def _index(d: Decisions) -> list[str]:
             if e.computed:
                 return [f"InterSHAP, the interactions' share of all effects: {interval(e)} in {d.metric_name(metric)}."]
     return []
-
-
-def _named(clear: list[tuple[tuple[str, ...], Estimate]]) -> str:
-    return _listed([(" + ".join(names), e) for names, e in clear], "")
-
-
-def _listed(found: list[tuple[str, Estimate]], unit: str) -> str:
-    return listing([f"{name} {interval(e)}{unit}".strip() for name, e in found])
-
-
-def _against(d: Decisions, names: Sequence[str]) -> str:
-    return "" if len(d.view.modalities) == 2 else f"{' + '.join(names)} with the rest"
 
 
 # --- harm ---
@@ -179,7 +181,7 @@ def harm_in_classes(d: Decisions) -> str:
         of = [row for row in hurt if row["modality"] == m]
         names = [f"{row['concept']} {interval(estimate(row, 'shapley'))}" for row in of]
         if of:
-            said.append(f"{m} hurts in {count(len(of), 'class')}: {listing(names)}.")
+            said.append(f"{m} hurts in {count(len(of), 'class')}: {listing(names, most=4)}.")
     return " ".join([*said, control])
 
 
@@ -236,7 +238,7 @@ def _pair(d: Decisions, pair: Pair) -> str:
     for about, levels in d.decompositions[pair].items():
         level, atoms = d.told(levels)
         parts.append(f"about the {about}, {where(level)}, {dominant(d, pair, atoms)}")
-    return f"{upper(pair_name(d, pair))}: {'; '.join(parts)}."
+    return f"{pair_name(d, pair)}: {'; '.join(parts)}."
 
 
 def dominant(d: Decisions, pair: Pair, atoms: dict[str, Atom]) -> str:
@@ -275,7 +277,12 @@ def robustness(d: Decisions) -> list[str]:
         return []
     if reason := d.failure(rows):
         return [f"The curves under corruption could not be computed: {reason}."]
-    return [f"{damage(d, m)} {calibration(d, m)}".strip() for m in d.curves]
+    told = {m: calibration(d, m) for m in d.curves}
+    said = [" ".join(filter(None, (damage(d, m), told[m]))) for m in d.curves]
+    calm = [m for m in d.curves if told[m] == "" and _has_ece(d, m)]
+    if calm:
+        said.append(f"ECE is nowhere shown to rise above the clean one under corruption of {listing(calm, 'or')}.")
+    return said
 
 
 def damage(d: Decisions, m: str) -> str:
@@ -292,16 +299,18 @@ def damage(d: Decisions, m: str) -> str:
     if first is None:
         return f"{at} no corruption of {m} is shown to lower {name}."
     if rivals:
-        said = listing([f"{c} {interval(known[c])}" for c in (first, *rivals)])
+        said = listing([f"{c} {interval(known[c])}" for c in (first, *rivals)], most=3)
         return f"{at} the worst for {m} are not told apart: drop in {name} {said}."
     return f"{at} {first} does most damage to {m}: {name} falls by {interval(known[first])}."
 
 
+def _has_ece(d: Decisions, m: str) -> bool:
+    return any(p.ece.has_interval for points in d.curves[m].values() for p in points if p.severity > 0)
+
+
 def calibration(d: Decisions, m: str) -> str:
-    """Say under which corruptions ECE rises above the clean one, and from which severity on."""
+    """Say under which corruptions ECE rises above the clean one, and from which severity on; "" for none."""
     curves = d.curves[m]
-    if not any(p.ece.has_interval for points in curves.values() for p in points if p.severity > 0):
-        return ""
     broken = []
     for c, points in curves.items():
         found = d.miscalibrated(points)
@@ -311,9 +320,7 @@ def calibration(d: Decisions, m: str) -> str:
         tail = found == [s for s in known if s >= found[0]]
         severities = [f"{s:g}" for s in found]
         broken.append(f"{c} ({f'from {severities[0]} on' if tail else f'at {listing(severities)}'})")
-    if not broken:
-        return f"ECE is nowhere above the clean one under corrupted {m}."
-    return f"Confidence calibration breaks (ECE above the clean one), by severity: {listing(broken)}."
+    return f"Confidence calibration breaks (ECE above the clean one) by severity: {listing(broken)}." if broken else ""
 
 
 def worst(d: Decisions) -> str:

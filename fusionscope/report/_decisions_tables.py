@@ -15,7 +15,7 @@ from fusionscope.report._semantics_tables import limited
 from fusionscope.report._tables import Table
 from fusionscope.report._view import Estimate
 
-SAMPLES_DRAWN = 12
+SAMPLES_DRAWN, SAMPLES_HURT, INPUTS_DRAWN = 6, 12, 4
 
 
 def _written(found: Estimate, unit: str = "") -> str:
@@ -63,47 +63,65 @@ NUMBERS = {
     "emap gap": "EMAP gap",
     "emap": "EMAP, additive",
 }
-COMPACT = 12
+COMPACT = 5
 
 
 def together(d: Decisions, compact: bool = True) -> Table:
-    """Return cooperation and interaction, a column per metric; with ``compact`` the sets of all and the pairs only."""
+    """Return cooperation and interaction, a column per metric; with ``compact`` the largest of many only."""
     body: list[Sequence[str]] = []
+    few = compact and len(d.view.modalities) > 3
     for kind, name in NUMBERS.items():
-        sets = dict.fromkeys(names for metric in d.metrics for names in d.together(kind, metric))
-        if compact and len(sets) > COMPACT:
-            sets = dict.fromkeys(list(sets)[:COMPACT])
+        found = {metric: d.together(kind, metric) for metric in d.metrics}
+        sets = list(dict.fromkeys(names for of in found.values() for names in of))
+        if few and kind == "emap":
+            continue
+        if few and kind in ("cooperation", "interaction"):
+            sizes = [abs(found[d.main][n].value) if n in found[d.main] else 0.0 for n in sets]
+            whole = [len(n) == len(d.view.modalities) for n in sets]
+            order = sorted(range(len(sets)), key=lambda i: (not whole[i], -sizes[i] if sizes[i] == sizes[i] else 0.0))
+            sets = [sets[i] for i in order[:COMPACT]]
         for names in sets:
-            of = " + ".join(names)
-            if kind.startswith("emap"):
-                of = " + ".join(d.view.modalities) if len(d.view.modalities) == 2 else f"{of} with the rest"
+            of = d.set_name(d.view.modalities if kind.startswith("emap") and len(d.view.modalities) == 2 else names)
+            if kind.startswith("emap") and len(d.view.modalities) > 2:
+                of = f"{of} with the rest"
             cells = []
             for metric in d.metrics:
-                found = d.together(kind, metric).get(names)
-                unit = d.unit(metric) if kind not in ("cooperation", "intershap") else ""
-                cells.append(_written(found, unit) if found else "")
+                unit = "" if kind == "intershap" or (kind == "cooperation" and d.divided(metric)) else d.unit(metric)
+                cells.append(_written(found[metric][names], unit) if names in found[metric] else "")
             body.append((name, of, *cells))
-    for m in d.view.modalities:
-        kinds = dict.fromkeys(kind for metric in d.metrics for kind in d.perceived(metric).get(m, {}))
-        for kind in kinds:
-            found = [d.perceived(metric).get(m, {}).get(kind) for metric in d.metrics]
-            body.append((f"perceptual score, {kind}", m, *(_written(e) if e else "" for e in found)))
     head = ("Number", "Of", *(d.metric_name(metric) for metric in d.metrics))
     return limited(head, body, set(range(2, len(head))))
+
+
+def perceptual(d: Decisions) -> Table:
+    """Return the perceptual scores, a row per metric and modality, a column per way of permuting."""
+    kinds = list(dict.fromkeys(row["kind"] for row in d.rows("perceptual")))
+    body = [
+        (d.metric_name(metric), m, *(_written(of[k], _unit(d, metric)) if k in of else "" for k in kinds))
+        for metric in d.metrics
+        for m, of in d.perceived(metric).items()
+    ]
+    head = ("Metric", "Permuted", *({"any": "over all samples"}.get(k, k) for k in kinds))
+    return limited(head, body, set(range(2, len(head))))
+
+
+def _unit(d: Decisions, metric: str) -> str:
+    return "" if d.divided(metric) else d.unit(metric)
 
 
 SHAPE_SOURCE, SHARE = "arXiv:2205.00302", "in units of the metric"
 DEFINITIONS = {
     "Contribution φ_m": "Shapley value, the mean gain in V when m joins, over all orders of joining; "
     f"{SHARE}; all add up to V(all) − V(none) (Shapley 1953; the share φ_m / V(all): {SHAPE_SOURCE}).",
-    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', divided by V(all), "
-    f"so a share; above zero they cooperate, below zero they are redundant ({SHAPE_SOURCE}).",
+    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', over V(all), a share "
+    "(of the log-likelihood, which is below zero: not divided, in nats); above zero they cooperate, below zero they "
+    f"are redundant ({SHAPE_SOURCE}).",
     "Interaction φ_ij": f"Shapley interaction index of a pair, {SHARE}; the InterSHAP index is the share of all "
     "pairs in the sum of the absolute effects, 0 to 1 (arXiv:2412.15828).",
     "EMAP gap": "the model's metric minus that of its best additive approximation (EMAP), "
     f"{SHARE}: what interaction adds (arXiv:2010.06572).",
-    "Perceptual score": "(V − V with m permuted over samples) / V on all data, a share; permuted within a class the "
-    "label's part stays, across classes it goes (arXiv:2110.14375).",
+    "Perceptual score": "(V(all) − V with m permuted over samples) / V(all), a share (of the log-likelihood: not "
+    "divided); permuted within a class the label's part stays, across classes it goes (arXiv:2110.14375).",
 }
 
 
@@ -134,12 +152,17 @@ def classes(d: Decisions) -> Table:
 
 def samples(d: Decisions) -> list[dict[str, Any]]:
     """Return the samples in which a modality does most harm, with their inputs drawn where they were kept."""
-    return [_sample(d, row, drawn=True) for row in d.harmful_samples[:SAMPLES_DRAWN]]
+    return [_sample(d, row, drawn=True) for row in d.harmful_samples[: _drawn(d)]]
+
+
+def _drawn(d: Decisions) -> int:
+    hurt = sum(bool(row["hurts"]) for row in d.harmful_samples)
+    return max(min(hurt, SAMPLES_HURT), SAMPLES_DRAWN)
 
 
 def further_samples(d: Decisions) -> Table:
     """Return the samples that are not drawn."""
-    rows = [_sample(d, row, drawn=False) for row in d.harmful_samples[SAMPLES_DRAWN:]]
+    rows = [_sample(d, row, drawn=False) for row in d.harmful_samples[_drawn(d) :]]
     fields = ("sample", "label", "predicted", "modality", "effect", "donors", "q", "valuation", "verdict")
     head = ("Sample", "Label", "Predicted", "Modality", "Effect, nats", "Others that did better", "q", "Valuation", "")
     return limited(head, [[row[f] for f in fields] for row in rows], {4, 5, 6, 7})
@@ -147,16 +170,19 @@ def further_samples(d: Decisions) -> Table:
 
 def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
     number = f"{row['sample']:.0f}" if math.isfinite(row["sample"]) else "?"
-    group = row["group"].removesuffix(".0")
+    group = row["group"].removesuffix(".0") if d.grouped else ""
     counted = math.isfinite(row["worse"]) and math.isfinite(row["donors"])
-    pictures = []
-    for i, m in enumerate(d.view.modalities if drawn else []):
+    pictures: list[tuple[str, str, bool]] = []
+    named = [m for m in d.view.modalities if m != row["modality"]][: INPUTS_DRAWN - 1]
+    for i, m in enumerate(d.view.modalities):
+        if not drawn or m not in (row["modality"], *named):
+            continue
         given = d.view.arrays.get(f"sample/{number}/{m}")
         picture = drawing(given, colour(i), f"{m} of sample {number}") if given is not None else ""
         if picture:
             pictures.append((m, picture, m == row["modality"]))
     return {
-        "sample": f"{number} (group {group})" if group and group != number else number,
+        "sample": f"{number} (group {group})" if group else number,
         "pictures": pictures,
         "label": d.class_name(row["label"]),
         "predicted": d.class_name(row["predicted"]),

@@ -195,9 +195,16 @@ def _height(chart: dict[str, Any]) -> int:
     shown = (chart.get("hconcat") or [chart])[0]
     height = shown.get("height", 0)
     if isinstance(height, dict):
-        rows = len({row.get("y", row.get("S")) for row in chart["datasets"]["rows"]})
+        field = _down(shown)
+        rows = len({row[field] for row in chart["datasets"]["rows"] if row.get(field) is not None})
         height = rows * height["step"] + 18  # the title of the axis
     return int(height) + 20
+
+
+def _down(shown: dict[str, Any]) -> str:
+    """Return the field that a chart puts down the side."""
+    parts = [part.get("encoding", {}).get("y", {}) for part in [shown, *shown.get("layer", [])]]
+    return next((part["field"] for part in parts if "field" in part), "y")
 
 
 def _sha256(code: str) -> str:

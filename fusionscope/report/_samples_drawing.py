@@ -9,7 +9,7 @@ from base64 import b64encode
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 132, 60
+SIDE, WIDTH, HEIGHT = 80, 116, 54
 LINES, BARS = 8, 64
 
 
@@ -54,7 +54,7 @@ def drawing(given: np.ndarray, colour: str, label: str) -> Markup:
 
 def _image(pixels: np.ndarray, label: str) -> Markup:
     height, width = pixels.shape[:2]
-    scale = 96 / max(height, width)
+    scale = SIDE / max(height, width)
     source = b64encode(png(pixels)).decode()
     size = f'width="{max(round(width * scale), 1)}" height="{max(round(height * scale), 1)}"'
     return Markup(f'<img src="data:image/png;base64,{source}" {size} alt="{escape(label)}">')
