@@ -13,12 +13,11 @@ import altair as alt
 from fusionscope.report._charts import reason
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
 from fusionscope.report._decisions_prose import atom_name
-from fusionscope.report._palette import SHAPES, colour, shape
+from fusionscope.report._palette import colour, shape
 from fusionscope.report._prose import num
 from fusionscope.report._vega import chart, filled, pruned, spec_of
 from fusionscope.report._view import Estimate
 
-DASHES = ([1, 0], [5, 3], [2, 2])
 PLAIN: dict[str, Any] = {"grid": True, "tickCount": 4, "domain": False, "ticks": False}
 REDUNDANCY, SYNERGY = "var(--s5)", "var(--s9)"
 
@@ -27,7 +26,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _spread(e: Estimate) -> dict[str, Any]:
+def spread(e: Estimate) -> dict[str, Any]:
     """Return the fields of a dot with its interval."""
     low, high = (e.low, e.high) if e.has_interval and e.computed else (math.nan, math.nan)
     clear = e.computed and (e.positive or e.negative)
@@ -55,22 +54,25 @@ def _forest(
     step: int,
     tooltip: tuple[str, ...],
     labels: bool = True,
+    reach: tuple[float, float] | None = None,
 ) -> Any:
     domain = list(range(len(marks)))
     colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
     shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
     names = alt.Axis(ticks=False, domain=False) if labels else None
     y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
-    axis = alt.Axis(**PLAIN)
+    across = alt.Axis(**(PLAIN | {"tickCount": 3 if reach else 4}))
+    bound: dict[str, Any] = {"scale": alt.Scale(domain=list(reach), nice=False)} if reach else {}
+    x: dict[str, Any] = {"title": title, "axis": across} | bound
     base = chart().transform_filter(where).encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
     zero = chart().transform_aggregate(n="count()").mark_rule(color="var(--soft)")
     zero = zero.encode(x=alt.XDatum(0, type="quantitative"))
     stroke = alt.Stroke("c:N", scale=colours, legend=None)
     spans = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
-    spans = spans.encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", stroke=stroke)
+    spans = spans.encode(x=alt.X("low:Q", **x), x2="high:Q", stroke=stroke)
     fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
     dots = base.transform_filter("isValid(datum.d)").mark_point(size=58, strokeWidth=1.8, opacity=1)
-    dots = dots.encode(x=alt.X("d:Q", title=title, axis=axis), fill=fill, stroke=stroke)
+    dots = dots.encode(x=alt.X("d:Q", **x), fill=fill, stroke=stroke)
     dots = dots.encode(shape=alt.Shape("c:N", scale=shapes, legend=None))
     return (zero + spans + dots).properties(width=width, height=alt.Step(step))
 
@@ -104,7 +106,7 @@ def contribution(d: Decisions) -> dict[str, Any]:
             share = estimate(row, "share", "share_low", "share_high")
             rows.append(
                 {"y": m, "p": panel, "c": _place(d, m)}
-                | _spread(e)
+                | spread(e)
                 | {
                     "label": num(e.value) if e.computed else "not computed",
                     "end": max([v for v in (e.value, e.high, 0.0) if math.isfinite(v)]),
@@ -197,7 +199,7 @@ def together(d: Decisions, sets: Sequence[tuple[str, ...]], metrics: Sequence[st
             e = found.get(names, Estimate(math.nan, reason="not measured"))
             verdict = "cooperation" if e.positive else "redundancy" if e.negative else "inside its interval"
             said = {"Of": d.set_name(names), "Cooperation": reason(e), "Verdict": verdict if e.computed else ""}
-            rows.append({"y": d.set_name(names), "p": panel, "c": 0} | _spread(e) | said)
+            rows.append({"y": d.set_name(names), "p": panel, "c": 0} | spread(e) | said)
     spec = _forest_spec((("var(--ink)", "circle"),), len(metrics), 190, 24, ("Of", "Cooperation", "Verdict"))
     return _filled_forest(spec, rows, [d.set_name(n) for n in sets], [f"C in {d.metric_name(m)}" for m in metrics])
 
@@ -213,7 +215,7 @@ def perceptual(d: Decisions, metric: str) -> dict[str, Any]:
         for kind in names:
             if kind in kinds:
                 said = {"Modality": m, "Permuted": kind, "Score": reason(kinds[kind])}
-                rows.append({"y": f"{m}, {kind}", "p": 0, "c": _place(d, m)} | _spread(kinds[kind]) | said)
+                rows.append({"y": f"{m}, {kind}", "p": 0, "c": _place(d, m)} | spread(kinds[kind]) | said)
     spec = _forest_spec(modality_marks(d), 1, 240, 20, ("Modality", "Permuted", "Score"))
     return _filled_forest(spec, rows, [row["y"] for row in rows], [f"perceptual score, {d.metric_name(metric)}"])
 
@@ -227,7 +229,7 @@ def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> di
                 e = estimate(row, "shapley")
                 verdict = "hurts" if row["hurts"] else "not shown to hurt" if e.computed else "not computed"
                 said = {"Class": c, "Modality": m, "Contribution": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
-                rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | _spread(e) | said)
+                rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | spread(e) | said)
     shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
     tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
     width = {1: 420, 2: 330, 3: 230}.get(len(modalities), 190)
@@ -248,7 +250,9 @@ def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
     return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
 
 
-def decomposition(d: Decisions, pair: Pair, atoms: dict[str, Atom], bounds: tuple[float, float]) -> dict[str, Any]:
+def decomposition(
+    d: Decisions, pair: Pair, atoms: dict[str, Atom], bounds: tuple[float, float], reach: tuple[float, float]
+) -> dict[str, Any]:
     """Return stacked bars (raw, with shuffled labels, corrected), and beside them each corrected part."""
     rows: list[dict[str, Any]] = []
     stacks = {"raw": "raw", "shuffled labels": "shuffled", "corrected": "corrected"}
@@ -273,13 +277,15 @@ def decomposition(d: Decisions, pair: Pair, atoms: dict[str, Atom], bounds: tupl
             found = atoms[atom]
             order.append(atom_name(d, pair, atom))
             said = {"Part": order[-1], "Estimate": "corrected", "Bits": reason(found.corrected)}
-            rows.append({"y": order[-1], "p": 0, "c": i} | _spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_decomposition_spec(atom_marks(d, pair), bounds), rows)
+            rows.append({"y": order[-1], "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
+    spec = pruned(_decomposition_spec(atom_marks(d, pair), bounds, reach), rows)
     return filled(spec, rows, order=order, title0="corrected, bits")
 
 
 @cache
-def _decomposition_spec(marks: tuple[tuple[str, str], ...], bounds: tuple[float, float]) -> dict[str, Any]:
+def _decomposition_spec(
+    marks: tuple[tuple[str, str], ...], bounds: tuple[float, float], reach: tuple[float, float]
+) -> dict[str, Any]:
     domain = list(range(len(marks)))
     colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
     inks = alt.Scale(domain=domain, range=["var(--on-low)", "var(--paper)", "var(--paper)", "var(--on-high)"])
@@ -291,97 +297,5 @@ def _decomposition_spec(marks: tuple[tuple[str, str], ...], bounds: tuple[float,
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
     left = (bars + words).resolve_scale(color="independent").properties(width=190, height=alt.Step(28))
-    right = _forest(marks, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"))
+    right = _forest(marks, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"), reach=reach)
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))
-
-
-# --- curves ---
-
-
-def levels(d: Decisions, pair: Pair, about: str) -> dict[str, Any]:
-    """Return each corrected part along the levels, a line per part, with its interval as a band."""
-    rows = []
-    for level, atoms in d.decompositions[pair][about].items():
-        for i, atom in enumerate(ATOMS):
-            if atom in atoms:
-                found = atoms[atom]
-                name = atom_name(d, pair, atom)
-                said = {
-                    "Of": name,
-                    "At": "inputs" if level < 0 else f"level {level:g}",
-                    "Value": reason(found.corrected),
-                }
-                rows.append({"x": level, "p": 0, "c": i} | _spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(
-        _curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, (), _dotted(rows)), rows
-    )
-    return filled(spec, rows)
-
-
-def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
-    """Return colour and shape of each corruption of a modality."""
-    return {c: (colour(i), SHAPES[i % len(SHAPES)]) for i, c in enumerate(d.curves[modality])}
-
-
-def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...]) -> dict[str, Any]:
-    """Return the curves of one modality, a line per corruption, and beside them ECE."""
-    rows: list[dict[str, Any]] = []
-    for i, (name, points) in enumerate(d.curves[modality].items()):
-        broken = d.miscalibrated(points)
-        for p in points:
-            common = {"x": p.severity, "c": i, "Of": name, "At": f"severity {p.severity:g}"}
-            clear = p.drop.positive or p.drop.negative
-            said = f"{reason(p.value)}, drop {reason(p.drop)}" if p.severity else f"{reason(p.value)}, clean"
-            rows.append(common | {"p": 0} | _spread(p.value) | {"clear": clear, "Value": said})
-            if p.ece.computed:
-                worse = p.severity in broken
-                rows.append(common | {"p": 1} | _spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
-    titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
-    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds, _dotted(rows))
-    return filled(pruned(spec, rows), rows)
-
-
-def _dotted(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether the points of a curve are few enough for marks of the usual size."""
-    return len({row["x"] for row in rows}) <= 12
-
-
-@cache
-def _curves_spec(
-    marks: tuple[tuple[str, str], ...],
-    titles: tuple[str, ...],
-    across: str,
-    width: int,
-    bounds: tuple[tuple[float, float], ...],
-    dotted: bool,
-) -> dict[str, Any]:
-    domain = list(range(len(marks)))
-    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
-    shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
-    dashes = alt.Scale(domain=domain, range=[DASHES[i // len(SHAPES) % 3] for i in domain])
-    axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, labelExpr="datum.value < 0 ? 'inputs' : datum.label")
-    x = alt.X("x:Q", title=across, axis=axis, scale=alt.Scale(nice=False, padding=10))
-    panels = []
-    for p, title in enumerate(titles):
-        kept: dict[str, Any] = {"domain": list(bounds[p]), "nice": False} if bounds else {"zero": True}
-        y: dict[str, Any] = {
-            "title": title,
-            "scale": alt.Scale(**kept),
-            "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
-        }
-        base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
-        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1 if len(marks) <= 4 else 0.05)
-        band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
-        lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
-        lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))
-        lines = lines.encode(strokeDash=alt.StrokeDash("c:N", scale=dashes, legend=None))
-        fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
-        dots = base.mark_point(size=42 if dotted else 12, strokeWidth=1.5 if dotted else 0.8, opacity=1).encode(
-            y=alt.Y("d:Q", **y), fill=fill
-        )
-        dots = dots.encode(
-            stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
-        )
-        dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
-        panels.append((band + lines + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
-    return spec_of(alt.hconcat(*panels, spacing=34))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from fusionscope.report import _curves_charts
 from fusionscope.report import _decisions_charts as charts_of
 from fusionscope.report._decisions import ATOMS, Atom, Decisions
 from fusionscope.report._decisions_prose import atom_name, pair_name, where
@@ -70,7 +71,8 @@ def _contribution(d: Decisions, charts: Charts) -> dict[str, Any]:
         if any(e.computed for kinds in d.perceived(metric).values() for e in kinds.values()):
             label = "Perceptual scores of each modality, by the way it was permuted."
             joint += _add(charts, "perceptual", charts_of.perceptual(d, metric), "Perceptual score", label)
-    return {"drawn": drawn, "joint": joint}
+    known = any(math.isfinite(row["value"]) for row in d.rows("cooperation"))
+    return {"drawn": drawn, "joint": joint, "computed": known}
 
 
 def _sets(d: Decisions, metrics: list[str]) -> list[tuple[str, ...]]:
@@ -122,18 +124,21 @@ def _information(d: Decisions, charts: Charts) -> dict[str, Any]:
     shown = list(d.decompositions)[:PAIRS_DRAWN]
     told = {pair: {a: d.told(levels) for a, levels in d.decompositions[pair].items()} for pair in shown}
     bounds = _stacked(atoms for abouts in told.values() for _, atoms in abouts.values())
+    every = [d.decompositions[pair][about] for pair in shown for about in d.decompositions[pair]]
+    corrected = [a.corrected for levels in every for atoms in levels.values() for a in atoms.values()]
+    reach = _bounds([Estimate(0.0), *corrected])
     for pair in shown:
         name, figures, along = pair_name(d, pair), [], []
         for about, (level, atoms) in told[pair].items():
             if any(a.corrected.computed or math.isfinite(a.raw) for a in atoms.values()):
                 label = f"Decomposition of what {name} tell about the {about}, {where(level)}."
-                spec = charts_of.decomposition(d, pair, atoms, bounds)
+                spec = charts_of.decomposition(d, pair, atoms, bounds, reach)
                 figures += _add(charts, "information", spec, f"{name}, about the {about}, {where(level)}", label)
         for about, levels in d.decompositions[pair].items():
             known = [n for n, atoms in levels.items() if any(a.corrected.computed for a in atoms.values())]
             if len(known) > 1:
                 label = f"Parts of what {name} tell about the {about}, along the levels."
-                spec = charts_of.levels(d, pair, about)
+                spec = _curves_charts.levels(d, pair, about, reach)
                 along += _add(charts, "levels", spec, f"{name}, about the {about}", label)
         key = [
             (atom_name(d, pair, atom), c, GLYPHS[s])
@@ -171,8 +176,8 @@ def _robustness(d: Decisions, charts: Charts) -> dict[str, Any]:
         for m in d.curves:
             if any(p.value.computed for points in d.curves[m].values() for p in points):
                 label = f"Curves of {d.metric_name(d.robust_metric)} and ECE under corruption of {m}, by severity."
-                key = [(name, c, GLYPHS[s]) for name, (c, s) in charts_of.curve_marks(d, m).items()]
-                figures = _add(charts, "robustness", charts_of.curves(d, m, bounds), m, label)
+                key = [(name, c, GLYPHS[s]) for name, (c, s) in _curves_charts.curve_marks(d, m).items()]
+                figures = _add(charts, "robustness", _curves_charts.curves(d, m, bounds), m, label)
                 drawn += [{"key": key, "figures": figures}]
     return {"drawn": drawn[:CURVES_OPEN], "further": drawn[CURVES_OPEN:]}
 

@@ -15,6 +15,7 @@ from fusionscope.report._semantics_tables import limited
 from fusionscope.report._tables import Table
 from fusionscope.report._view import Estimate
 
+SUMMARISED = 14
 SAMPLES_DRAWN, SAMPLES_HURT, INPUTS_DRAWN = 6, 12, 4
 
 
@@ -231,9 +232,12 @@ def robustness(d: Decisions) -> Table:
     return limited(("Modality", "Corruption", "Severity", "Metric", "Value", "Drop", "ECE"), body, {2, 4, 5, 6})
 
 
-def robustness_summary(d: Decisions) -> Table:
-    """Return relative and effective robustness and the corruption error of each corruption, and their means."""
+def robustness_summary(d: Decisions, compact: bool = True) -> Table:
+    """Return relative and effective robustness and the corruption error; ``compact``: of many, the means only."""
     rows = d.rows("robustness_summary")
+    means = [row for row in rows if row["corruption"] == "mean"]
+    if compact and len(rows) > SUMMARISED and means:
+        rows = means
     modalities = {m: i for i, m in enumerate(d.view.modalities)}
     rows = sorted(rows, key=lambda r: (modalities.get(r["modality"], 99), r["corruption"] != "mean"))
     against = [name for name in ("effective", "corruption_error", "relative_corruption_error") if _any(rows, name)]
