@@ -176,7 +176,7 @@ class Decisions:
         """Return the rows of every class and modality, in order."""
         return [row for c in self.classes for row in self.contribution_rows(metric, c).values()]
 
-    def tests(self, name: str, rows: Sequence[Row]) -> int:
+    def tests(self, rows: Sequence[Row]) -> int:
         """Return how many of the rows were tested."""
         return sum(math.isfinite(row["q"]) or math.isfinite(row["p"]) for row in rows)
 
@@ -248,7 +248,7 @@ class Decisions:
 
     @cached_property
     def decompositions(self) -> dict[Pair, dict[str, dict[float, dict[str, Atom]]]]:
-        """Atoms by pair, by what they are about, and by level from early to late."""
+        """Atoms by pair (each against the rest first), by what they are about, and by level from early to late."""
         found: dict[Pair, dict[str, dict[float, dict[str, Atom]]]] = {}
         for row in sorted(self.rows("information"), key=lambda r: r["level"] if r["level"] == r["level"] else -1.0):
             if row["atom"] not in ATOMS:
@@ -259,7 +259,7 @@ class Decisions:
             pair = row["modality_a"], row["modality_b"], row["estimator"]
             levels = found.setdefault(pair, {}).setdefault(row["about"], {})
             levels.setdefault(row["level"] if math.isfinite(row["level"]) else -1.0, {})[row["atom"]] = atom
-        return found
+        return dict(sorted(found.items(), key=lambda item: len(self.view.present(item[0][1])) < 2))
 
     def told(self, levels: dict[float, dict[str, Atom]]) -> tuple[float, dict[str, Atom]]:
         """Return the level a pair is read at, and its atoms: the inputs, or the last level with a value."""

@@ -61,9 +61,9 @@ def _forest(
     shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
     names = alt.Axis(ticks=False, domain=False) if labels else None
     y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
-    across = alt.Axis(**(PLAIN | {"tickCount": 3 if reach else 4}))
+    few: dict[str, Any] = PLAIN | {"tickCount": 3 if reach else 4}
     bound: dict[str, Any] = {"scale": alt.Scale(domain=list(reach), nice=False)} if reach else {}
-    x: dict[str, Any] = {"title": title, "axis": across} | bound
+    x: dict[str, Any] = {"title": title, "axis": alt.Axis(**few)} | bound
     base = chart().transform_filter(where).encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
     zero = chart().transform_aggregate(n="count()").mark_rule(color="var(--soft)")
     zero = zero.encode(x=alt.XDatum(0, type="quantitative"))

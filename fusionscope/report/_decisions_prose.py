@@ -168,12 +168,12 @@ def harm_in_classes(d: Decisions) -> str:
         return ""
     if reason := d.failure(rows, "shapley"):
         return f"The contributions per class could not be computed: {reason}."
-    tests = d.tests("contribution", rows)
+    tests, hurt = d.tests(rows), d.harm("contribution", rows)
     among = f"{count(len(d.classes), 'class')} × {count(len({r['modality'] for r in rows}), 'modality')}"
-    if not tests:
+    if not tests and not hurt:
         return "The contributions per class were not tested, so none is said to hurt."
     control = f"False discoveries are controlled at {d.alpha} over {count(tests, 'test')} ({among})."
-    hurt = d.harm("contribution", rows)
+    control = control if tests else "How many tests were made is not recorded."
     if not hurt:
         return f"In no class is a modality shown to hurt. {control}"
     said = []
@@ -195,7 +195,7 @@ def harm_in_samples(d: Decisions) -> str:
         reason = next((str(r) for r in whole["reason"].dropna() if str(r)), "no reason given")
         return f"No sample was tested for harm: {reason}."
     tested = len({row["sample"] for row in rows})
-    tests = d.tests("samples", rows)
+    tests = d.tests(rows)
     control = (
         f"Tested were {count(tested, 'sample')}, {count(tests, 'test')}; false discoveries are controlled at {d.alpha} "
         "over all of them."
@@ -213,7 +213,9 @@ def harm_in_samples(d: Decisions) -> str:
 
 def information(d: Decisions) -> list[str]:
     """Say for each pair which part of the information dominates, or that nothing is shown."""
-    return [_pair(d, pair) for pair in list(d.decompositions)[: 2 * LISTED]]
+    pairs = list(d.decompositions)
+    left = len(pairs) - LISTED
+    return [_pair(d, pair) for pair in pairs[:LISTED]] + ([f"{left} further pairs are below."] if left > 0 else [])
 
 
 def pair_name(d: Decisions, pair: Pair) -> str:

@@ -165,7 +165,7 @@ def further_samples(d: Decisions) -> Table:
     """Return the samples that are not drawn."""
     rows = [_sample(d, row, drawn=False) for row in d.harmful_samples[_drawn(d) :]]
     fields = ("sample", "label", "predicted", "modality", "effect", "donors", "q", "valuation", "verdict")
-    head = ("Sample", "Label", "Predicted", "Modality", "Effect, nats", "Others that did better", "q", "Valuation", "")
+    head = ("Sample", "Label", "Predicted", "Modality", "Effect", "Others that did better", "q", "Valuation", "")
     return limited(head, [[row[f] for f in fields] for row in rows], {4, 5, 6, 7})
 
 
