@@ -16,8 +16,20 @@ from markupsafe import Markup
 
 from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
-from fusionscope.report import _charts, _prose, _semantics_prose, _semantics_tables, _tables, _units_prose, _vega
+from fusionscope.report import (
+    _charts,
+    _decisions_page,
+    _decisions_prose,
+    _decisions_tables,
+    _prose,
+    _semantics_prose,
+    _semantics_tables,
+    _tables,
+    _units_prose,
+    _vega,
+)
 from fusionscope.report._calls import idle_on
+from fusionscope.report._decisions import Decisions
 from fusionscope.report._drawing import trace_svg
 from fusionscope.report._lanes import arrange
 from fusionscope.report._palette import GLYPHS, SHAPES, colour, shape, variables
@@ -61,7 +73,7 @@ def write_report(dissection: DissectionLike, path: str | Path) -> Path:
 def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
-    semantics = Semantics(view)
+    semantics, effects = Semantics(view), Decisions(view)
     script = _resource("page.js")
     bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
@@ -75,6 +87,10 @@ def render(view: View) -> str:
         "bundle": Markup(bundle),
         "drawing": Markup(trace_svg(_with_levels(view))),
         "heatmaps": _heatmaps(view, charts),
+        "effects": effects,
+        "decided": _decisions_prose,
+        "effect_tables": _decisions_tables,
+        "decisions": _decisions_page.sections(effects, charts),
         "semantics": semantics,
         "said": _semantics_prose,
         "counted": _units_prose,
@@ -179,9 +195,16 @@ def _height(chart: dict[str, Any]) -> int:
     shown = (chart.get("hconcat") or [chart])[0]
     height = shown.get("height", 0)
     if isinstance(height, dict):
-        rows = len({row.get("y", row.get("S")) for row in chart["datasets"]["rows"]})
+        field = _down(shown)
+        rows = len({row[field] for row in chart["datasets"]["rows"] if row.get(field) is not None})
         height = rows * height["step"] + 18  # the title of the axis
     return int(height) + 20
+
+
+def _down(shown: dict[str, Any]) -> str:
+    """Return the field that a chart puts down the side."""
+    parts = [part.get("encoding", {}).get("y", {}) for part in [shown, *shown.get("layer", [])]]
+    return next((part["field"] for part in parts if "field" in part), "y")
 
 
 def _sha256(code: str) -> str:

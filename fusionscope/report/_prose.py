@@ -282,21 +282,30 @@ def recovery(view: View) -> str:
 
 def summary(view: View) -> str:
     """Return the opening paragraph."""
+    return " ".join(part for part in (opening(view), alike(view)) if part)
+
+
+def alike(view: View) -> str:
+    """Say where the streams are alike and what they encode."""
+    return " ".join(part for part in (extremes(view), counts(view)) if part)
+
+
+def opening(view: View, effects: str = "") -> str:
+    """Say what was measured, and what the modalities do to the answer: ``effects``, or else what removals cost."""
     model, data = view.section("model"), view.section("data")
     size = number(model.get("parameters"))
-    opening = f"{model.get('name') or 'The model'}"
+    said = f"{model.get('name') or 'The model'}"
     if math.isfinite(size):
-        opening += f", {count(int(size), 'parameter')},"
-    opening += f" takes {count(len(view.modalities), 'modality')}"
-    opening += f" ({listing(view.modalities)})" if view.modalities else ""
+        said += f", {count(int(size), 'parameter')},"
+    said += f" takes {count(len(view.modalities), 'modality')}"
+    said += f" ({listing(view.modalities)})" if view.modalities else ""
     samples = number(data.get("samples"))
     if math.isfinite(samples):
-        opening += f" and was measured on {count(int(samples), 'sample')}"
-        opening += f" of the {data['split']} split" if data.get("split") else ""
+        said += f" and was measured on {count(int(samples), 'sample')}"
+        said += f" of the {data['split']} split" if data.get("split") else ""
     whole = view.value(view.modalities)
-    opening += f", where {view.metric} is {interval(whole)}." if whole.computed else "."
-    parts = [opening, dearest(view) if not view.table("removal").empty else "", extremes(view), counts(view)]
-    return " ".join(part for part in parts if part)
+    said += f", where {view.metric} is {interval(whole)}." if whole.computed else "."
+    return " ".join(part for part in (said, effects or (dearest(view) if len(view.table("removal")) else "")) if part)
 
 
 def trace(view: View) -> str:

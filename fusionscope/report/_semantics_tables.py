@@ -14,7 +14,8 @@ from fusionscope.report._units_prose import matched_pairwise, measure_name
 LISTED = 600
 
 
-def _table(head: Sequence[str], body: list[Sequence[str]], right: set[int]) -> Table:
+def limited(head: Sequence[str], body: Sequence[Sequence[str]], right: set[int]) -> Table:
+    """Return a table of at most ``LISTED`` rows, which says how many more there are; ``right``: columns of numbers."""
     note = f"{len(body) - LISTED:,} further rows are in the saved dissection." if len(body) > LISTED else ""
     return Table(head, body[:LISTED], frozenset(right), note)
 
@@ -41,7 +42,7 @@ def concepts(s: Semantics) -> Table:
         for r in sorted(rows, key=lambda r: (names[r["concept"]], streams[r["modality"]], r["level"]))
     ]
     head = ("Concept", "Stream", "Level", "IoU", "Null, upper bound", "Score", "Encoded")
-    return _table(head, list(body), {2, 3, 4, 5})
+    return limited(head, list(body), {2, 3, 4, 5})
 
 
 def emergence(s: Semantics) -> Table:
@@ -57,7 +58,7 @@ def emergence(s: Semantics) -> Table:
             known = row is not None and math.isfinite(row["score"])
             cells.append(f"{where}; best {num(row['score'])} at level {numeral(row['best_level'])}" if known else where)
         body.append((concept, *cells))
-    return _table(("Concept", *s.streams), body, set())
+    return limited(("Concept", *s.streams), body, set())
 
 
 def _variances(found: Sequence[tuple[str, str, Variance]], head: tuple[str, str]) -> Table:
@@ -70,7 +71,7 @@ def _variances(found: Sequence[tuple[str, str, Variance]], head: tuple[str, str]
         for a, b, v in found
     ]
     columns = (*head, "Semantic variance", "Floor", "", "CKA", "1 − ν", "Consistency", "Speciality")
-    return _table(columns, list(body), {2, 3, 5, 6, 7, 8})
+    return limited(columns, list(body), {2, 3, 5, 6, 7, 8})
 
 
 def variance(s: Semantics) -> Table:
@@ -105,7 +106,7 @@ def profile(s: Semantics, question: str) -> Table:
         pair = a if a == b else f"{a} − {b}"
         rows = sorted(rows, key=lambda r: (r["level_b"], r["level_a"], -abs(r["d"]) if math.isfinite(r["d"]) else 0))
         body += [(pair, place(r), r["concept"], interval(estimate(r, "d"), 3), kind_of(r)) for r in rows]
-    return _table(("Streams", "Level", "Concept", "Difference of scores", ""), body, {1, 3})
+    return limited(("Streams", "Level", "Concept", "Difference of scores", ""), body, {1, 3})
 
 
 def collaboration(s: Semantics) -> Table:
@@ -123,7 +124,7 @@ def collaboration(s: Semantics) -> Table:
                 )
             )
     head = ("Streams", "Measure", "Level", "Concept", "Joint", "Solo", "Difference", "")
-    return _table(head, body, {2, 4, 5, 6})
+    return limited(head, body, {2, 4, 5, 6})
 
 
 def units(s: Semantics) -> Table:
@@ -147,7 +148,7 @@ def units(s: Semantics) -> Table:
         cells = [num(r[name], digits) if math.isfinite(r[name]) else "–" for name, _, digits in shown]
         body.append((r["modality"], numeral(r["level"]), r["tap"], *cells, *([r["reason"]] if _reasons(rows) else [])))
     head = ("Stream", "Level", "Tap", *(title for _, title, _ in shown), *([""] if _reasons(rows) else []))
-    return _table(head, body, {1, *range(3, 3 + len(shown))})
+    return limited(head, body, {1, *range(3, 3 + len(shown))})
 
 
 def _reasons(rows: Sequence[Row]) -> bool:
@@ -166,7 +167,7 @@ def pairwise(s: Semantics) -> Table:
         cells = [_measured(by_measure[m]) if m in by_measure else "–" for m in measures]
         body.append((f"{a} and {b}", level, *cells))
     head = ("Streams", "Level", *(measure_name(m) for m in measures))
-    return _table(head, body, set(range(1, len(head))))
+    return limited(head, body, set(range(1, len(head))))
 
 
 def _measured(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -28,12 +29,27 @@ COLUMNS = {
     "samples of reason",
     "removal": "subset n_present metric value low high drop drop_low drop_high reason",
     "recovery": "concept planted modality expected best_tap epsilon2 null_high encoded agrees",
+    "coalitions": "metric concept subset n_present value low high reason",
+    "contribution": "metric concept modality shapley low high share share_low share_high alone last p q hurts reason",
+    "cooperation": "metric kind subset value low high reason",
+    "perceptual": "metric modality kind value sd low high repeats reason",
+    "samples": "sample group label predicted modality effect worse donors p q hurts valuation reason",
+    "information": "modality_a modality_b level tap_a tap_b about estimator atom value shuffled shuffled_high "
+    "corrected low high gap samples bins reason",
+    "robustness": "modality corruption severity metric value low high drop drop_low drop_high ece ece_low ece_high "
+    "reason",
+    "robustness_summary": "modality corruption relative relative_low relative_high effective corruption_error "
+    "relative_corruption_error baseline reason",
+    "imbalance": "measure modality value low high reason",
 }
 
 
 @runtime_checkable
 class DissectionLike(Protocol):
-    """What the report needs of a dissection: data only, never a model."""
+    """What the report needs of a dissection: data only, never a model.
+
+    ``arrays`` (``{name: array}``) is read where there is one: the inputs that are drawn, as ``sample/NUMBER/MODALITY``.
+    """
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]: ...
@@ -119,6 +135,7 @@ class View:
         self._own: dict[str, pd.DataFrame] = {}
         self.manifest = dissection.manifest
         self.trace = dissection.trace or {}
+        self.arrays: Mapping[str, Any] = getattr(dissection, "arrays", None) or {}
         named = self.manifest.get("modalities") or self.trace.get("modalities") or []
         self.modalities: list[str] = [str(m) for m in named]
         self.classes: list[str] = [str(c) for c in self.manifest.get("classes") or []]

@@ -1,0 +1,107 @@
+"""Charts along severities and along levels: lines with bands, a panel per measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import altair as alt
+
+from fusionscope.report._charts import reason
+from fusionscope.report._decisions import ATOMS, Decisions, Pair
+from fusionscope.report._decisions_charts import atom_marks, spread
+from fusionscope.report._decisions_prose import atom_name
+from fusionscope.report._palette import SHAPES, colour
+from fusionscope.report._vega import chart, filled, pruned, spec_of
+
+DASHES = ([1, 0], [5, 3], [2, 2])
+
+
+def levels(d: Decisions, pair: Pair, about: str, reach: tuple[float, float]) -> dict[str, Any]:
+    """Return each corrected part along the levels, a line per part, with its interval as a band."""
+    rows = []
+    for level, atoms in d.decompositions[pair][about].items():
+        for i, atom in enumerate(ATOMS):
+            if atom in atoms:
+                found = atoms[atom]
+                name = atom_name(d, pair, atom)
+                said = {
+                    "Of": name,
+                    "At": "inputs" if level < 0 else f"level {level:g}",
+                    "Value": reason(found.corrected),
+                }
+                rows.append({"x": level, "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
+    spec = pruned(
+        _curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, (reach,), _dotted(rows)), rows
+    )
+    return filled(spec, rows)
+
+
+def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
+    """Return colour and shape of each corruption of a modality."""
+    return {c: (colour(i), SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]) for i, c in enumerate(d.curves[modality])}
+
+
+def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...]) -> dict[str, Any]:
+    """Return the curves of one modality, a line per corruption, and beside them ECE."""
+    rows: list[dict[str, Any]] = []
+    for i, (name, points) in enumerate(d.curves[modality].items()):
+        broken = d.miscalibrated(points)
+        for p in points:
+            common = {"x": p.severity, "c": i, "Of": name, "At": f"severity {p.severity:g}"}
+            clear = p.drop.positive or p.drop.negative
+            said = f"{reason(p.value)}, drop {reason(p.drop)}" if p.severity else f"{reason(p.value)}, clean"
+            rows.append(common | {"p": 0} | spread(p.value) | {"clear": clear, "Value": said})
+            if p.ece.computed:
+                worse = p.severity in broken
+                rows.append(common | {"p": 1} | spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
+    titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
+    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds, _dotted(rows))
+    return filled(pruned(spec, rows), rows)
+
+
+def _dotted(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the points of a curve are few enough for marks of the usual size."""
+    return len({row["x"] for row in rows}) <= 12
+
+
+@cache
+def _curves_spec(
+    marks: tuple[tuple[str, str], ...],
+    titles: tuple[str, ...],
+    across: str,
+    width: int,
+    bounds: tuple[tuple[float, float], ...],
+    dotted: bool,
+) -> dict[str, Any]:
+    domain = list(range(len(marks)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+    shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
+    dashes = alt.Scale(domain=domain, range=[DASHES[i // len(SHAPES) % 3] for i in domain])
+    axis = alt.Axis(grid=False, tickMinStep=1, tickCount=6, labelExpr="datum.value < 0 ? 'inputs' : datum.label")
+    x = alt.X("x:Q", title=across, axis=axis, scale=alt.Scale(nice=False, padding=10))
+    panels = []
+    for p, title in enumerate(titles):
+        kept: dict[str, Any] = {"domain": list(bounds[p]), "nice": False} if bounds else {"zero": True}
+        y: dict[str, Any] = {
+            "title": title,
+            "scale": alt.Scale(**kept),
+            "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
+        }
+        base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
+        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1 if len(marks) <= 4 else 0.05)
+        band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
+        lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
+        lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))
+        lines = lines.encode(strokeDash=alt.StrokeDash("c:N", scale=dashes, legend=None))
+        fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
+        dots = base.mark_point(size=42 if dotted else 12, strokeWidth=1.5 if dotted else 0.8, opacity=1).encode(
+            y=alt.Y("d:Q", **y), fill=fill
+        )
+        dots = dots.encode(
+            stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
+        )
+        dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
+        panels.append((band + lines + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
+    return spec_of(alt.hconcat(*panels, spacing=34))

@@ -1,0 +1,380 @@
+"""Sentences about contribution, cooperation, harm, information, robustness and imbalance: no more than is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fusionscope.report._decisions import Atom, Decisions, Pair, apart, estimate, leaders
+from fusionscope.report._prose import LISTED, count, interval, listing, num
+from fusionscope.report._view import Estimate
+
+# --- contribution ---
+
+
+def summary(d: Decisions) -> str:
+    """Return what the opening paragraph says: who contributes, whether together, and the worst corruption."""
+    parts = []
+    if len(d.view.modalities) > 1:
+        if d.contributing and any(e.computed for e in d.contributions(d.contributing[0]).values()):
+            parts.append(most(d, d.contributing[0]))
+        parts.append(together(d))
+    parts.append(worst(d))
+    return " ".join(part for part in parts if part)
+
+
+def most(d: Decisions, metric: str) -> str:
+    """Say which modality contributes most, or which cannot be told apart."""
+    found = d.contributions(metric)
+    known = {m: e for m, e in found.items() if e.computed}
+    name, unit = d.metric_name(metric), d.unit(metric)
+    if not known:
+        return f"The contributions to {name} could not be computed: {_why(found.values())}."
+    if len(d.view.modalities) < 2:
+        m, e = next(iter(known.items()))
+        return f"{m} is the only modality: its contribution is all of V(all) − V(none), {interval(e)}{unit}."
+    first, *rivals = leaders(known) or [None]
+    if first is None:
+        if not any(e.has_interval for e in known.values()):
+            m = max(known, key=lambda m: known[m].value)
+            return f"The largest contribution to {name} is {num(known[m].value)}{unit}, of {m}: a point, no interval."
+        return f"No modality is shown to contribute to {name}: no contribution's interval lies above zero."
+    if rivals:
+        values = listing([f"{interval(known[m])}{unit}" for m in (first, *rivals)])
+        return (
+            f"{listing([first, *rivals])} are not told apart in what they contribute to {name}: {values}, "
+            "and the intervals overlap."
+        )
+    return f"{first} contributes most to {name}: {interval(known[first])}{unit}."
+
+
+def contribution(d: Decisions) -> list[str]:
+    """Say what each modality contributes between V(none) and V(all), by the chosen metric and by the smooth one."""
+    if not d.contributing:
+        return ["No contribution was measured in this dissection."]
+    said = []
+    for metric in d.contributing:
+        found = d.contributions(metric)
+        parts = [most(d, metric)]
+        known = {m: e for m, e in found.items() if e.computed}
+        if len(d.view.modalities) > 1 and known:
+            named = leaders(known)
+            unit = d.unit(metric)
+            further = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.positive and m not in named]
+            below = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.negative]
+            open_ = [f"{m} {interval(e)}{unit}" for m, e in known.items() if _holds_zero(e) and m not in named]
+            if further:
+                parts.append(f"Then {listing(further)}.")
+            if below:
+                parts.append(f"Below zero, so harmful on the whole: {listing(below)}.")
+            if open_:
+                parts.append(f"Not told apart from no contribution: {listing(open_)}.")
+            failed = [f"{m} ({e.reason or 'no reason given'})" for m, e in found.items() if m not in known]
+            if failed:
+                parts.append(f"Not computed: {listing(failed)}.")
+        none, whole = d.coalition(metric, []), d.coalition(metric, d.view.modalities)
+        if known and none.computed and whole.computed and metric == d.main:
+            unit = d.unit(metric)
+            parts.append(f"V(none) is {num(none.value)}{unit}, V(all) {interval(whole)}{unit}.")
+        said.append(" ".join(parts))
+    return said
+
+
+def _holds_zero(e: Estimate) -> bool:
+    return e.has_interval and not e.positive and not e.negative
+
+
+def _why(found: Iterable[Estimate]) -> str:
+    return next((e.reason for e in found if e.reason), "no reason given")
+
+
+def together(d: Decisions, metric: str = "") -> str:
+    """Say whether the modalities cooperate, are redundant, or add up."""
+    metric = metric or next((m for m in d.metrics if d.together("cooperation", m)), "")
+    found = d.together("cooperation", metric)
+    whole = next((e for names, e in found.items() if len(names) == len(d.view.modalities)), None)
+    if whole is None:
+        return ""
+    name, divided = d.metric_name(metric), d.divided(metric)
+    if not whole.computed:
+        return f"Cooperation in {name} could not be computed: {whole.reason or 'no reason given'}."
+    if divided and d.coalition(metric, d.view.modalities).value <= 0:
+        return f"Cooperation in {name} is a share of V(all), which is not above zero here, so its sign is not read."
+    of = f" of V(all) in {name}" if divided else f"{d.unit(metric)} in {name}"
+    if whole.positive:
+        return f"The modalities cooperate: together they gain {interval(whole)}{of} more than apart."
+    if whole.negative:
+        return f"The modalities are redundant: cooperation is {interval(whole)}{of}, below zero."
+    if not whole.has_interval:
+        return f"Cooperation is {num(whole.value)}{of}: a point, no interval."
+    return f"The modalities add up: cooperation, {interval(whole)}{of}, is not told apart from zero."
+
+
+def cooperation(d: Decisions) -> list[str]:
+    """Say what the modalities do together: cooperation, interaction and the additive approximation."""
+    if len(d.view.modalities) < 2:
+        return []
+    said = []
+    for metric in d.metrics:
+        parts = [together(d, metric), *_sets(d, metric), _gaps(d, metric)]
+        if any(parts):
+            said.append(" ".join(part for part in parts if part))
+    return said + _index(d)
+
+
+def _sets(d: Decisions, metric: str) -> list[str]:
+    """Name the pairs (of three modalities and more) whose cooperation is clear of zero, by the chosen metric."""
+    if len(d.view.modalities) < 3 or metric != d.main or d.coalition(metric, d.view.modalities).value <= 0:
+        return []
+    said = []
+    for sign, word in ((1, "Pairs that cooperate"), (-1, "Pairs that are redundant")):
+        found = d.together("cooperation", metric).items()
+        clear = [(n, e) for n, e in found if len(n) == 2 and (e.positive if sign > 0 else e.negative)]
+        clear.sort(key=lambda item: -abs(item[1].value))
+        if clear:
+            said.append(f"{word}: {listing([f'{d.set_name(n)} {interval(e)}' for n, e in clear], most=4)}.")
+    return said
+
+
+def _gaps(d: Decisions, metric: str) -> str:
+    """Say what interaction adds to the best additive approximation."""
+    known = {names: e for names, e in d.together("emap gap", metric).items() if e.computed}
+    above = [(" + ".join(names), e) for names, e in known.items() if e.positive]
+    unit = d.unit(metric)
+    if above and len(d.view.modalities) == 2:
+        return f"The best additive approximation loses {interval(above[0][1])}{unit}: interaction adds that."
+    if above:
+        said = listing([f"{name} {interval(e)}{unit}" for name, e in above])
+        return f"Interaction with the rest, lost by the best additive approximation: {said}."
+    if known and all(_holds_zero(e) or e.negative for e in known.values()):
+        return "The best additive approximation is not shown to lose anything: no interaction is shown."
+    return ""
+
+
+def _index(d: Decisions) -> list[str]:
+    for metric in reversed(d.metrics):
+        for e in d.together("intershap", metric).values():
+            if e.computed:
+                return [f"InterSHAP, the interactions' share of all effects: {interval(e)} in {d.metric_name(metric)}."]
+    return []
+
+
+# --- harm ---
+
+
+def harm_in_classes(d: Decisions) -> str:
+    """Say in which classes a modality hurts, and how many tests that was chosen from."""
+    rows = d.class_rows(d.class_metric)
+    if not rows:
+        return ""
+    if reason := d.failure(rows, "shapley"):
+        return f"The contributions per class could not be computed: {reason}."
+    tests, hurt = d.tests(rows), d.harm("contribution", rows)
+    among = f"{count(len(d.classes), 'class')} × {count(len({r['modality'] for r in rows}), 'modality')}"
+    if not tests and not hurt:
+        return "The contributions per class were not tested, so none is said to hurt."
+    control = f"False discoveries are controlled at {d.alpha} over {count(tests, 'test')} ({among})."
+    control = control if tests else "How many tests were made is not recorded."
+    if not hurt:
+        return f"In no class is a modality shown to hurt. {control}"
+    said = []
+    for m in d.view.modalities:
+        of = [row for row in hurt if row["modality"] == m]
+        names = [f"{row['concept']} {interval(estimate(row, 'shapley'))}" for row in of]
+        if of:
+            said.append(f"{m} hurts in {count(len(of), 'class')}: {listing(names, most=4)}.")
+    return " ".join([*said, control])
+
+
+def harm_in_samples(d: Decisions) -> str:
+    """Say for how many samples a modality hurts, and how many were tested."""
+    rows = d.rows("samples")
+    whole = d.view.whole("samples")
+    if whole.empty:
+        return ""
+    if not rows:
+        reason = next((str(r) for r in whole["reason"].dropna() if str(r)), "no reason given")
+        return f"No sample was tested for harm: {reason}."
+    tested = len({row["sample"] for row in rows})
+    tests = d.tests(rows)
+    control = (
+        f"Tested were {count(tested, 'sample')}, {count(tests, 'test')}; false discoveries are controlled at {d.alpha} "
+        "over all of them."
+    )
+    hurt = [row for row in rows if row["hurts"]]
+    if not hurt:
+        return f"For no tested sample is a modality shown to hurt. {control}"
+    each = [(m, sum(row["modality"] == m for row in hurt)) for m in d.view.modalities]
+    told = listing([f"{m} hurts in {count(n, 'sample')}" for m, n in each if n])
+    return f"{told}: its own value makes the true label less likely than other samples' values do. {control}"
+
+
+# --- information ---
+
+
+def information(d: Decisions) -> list[str]:
+    """Say for each pair which part of the information dominates, or that nothing is shown."""
+    pairs = list(d.decompositions)
+    left = len(pairs) - LISTED
+    return [_pair(d, pair) for pair in pairs[:LISTED]] + ([f"{left} further pairs are below."] if left > 0 else [])
+
+
+def pair_name(d: Decisions, pair: Pair) -> str:
+    a, b, estimator = pair
+    several = len({of for *_, of in d.decompositions}) > 1
+    return f"{a} and {d.other(a, b)}" + (f" ({estimator.upper()})" if several and estimator else "")
+
+
+def where(level: float) -> str:
+    return "at the inputs" if level < 0 else f"at level {level:g}"
+
+
+def atom_name(d: Decisions, pair: Pair, atom: str) -> str:
+    """Name a part of the decomposition in words."""
+    a, b, _ = pair
+    owner = {"U_a": a, "U_b": d.other(a, b)}
+    return f"only {owner[atom]}" if atom in owner else {"R": "redundancy", "S": "synergy"}[atom]
+
+
+def _pair(d: Decisions, pair: Pair) -> str:
+    parts = []
+    for about, levels in d.decompositions[pair].items():
+        level, atoms = d.told(levels)
+        parts.append(f"about the {about}, {where(level)}, {dominant(d, pair, atoms)}")
+    return f"{pair_name(d, pair)}: {'; '.join(parts)}."
+
+
+def dominant(d: Decisions, pair: Pair, atoms: dict[str, Atom]) -> str:
+    """Say which atom lies beyond its interval and null and above the others; "nothing" where none does."""
+    known = {name: atom.corrected for name, atom in atoms.items() if atom.corrected.computed}
+    if not known:
+        return f"not computed: {_why(a.corrected for a in atoms.values())}"
+    if not any(e.has_interval for e in known.values()):
+        top = max(known, key=lambda name: known[name].value)
+        return f"the largest part is {atom_name(d, pair, top)}, {num(known[top].value)} bits, a point without interval"
+    clear = [name for name in known if atoms[name].clear]
+    if not clear:
+        top = max(e.value for e in known.values())
+        return f"nothing beyond the intervals (at most {num(top)} bits)"
+    first = max(clear, key=lambda name: known[name].value)
+    top = known[first]
+    rivals = [name for name, e in known.items() if name != first and (e.value > top.value or not apart(e, top))]
+    if rivals:
+        names = listing([f"{atom_name(d, pair, n)} {interval(known[n])} bits" for n in (first, *rivals)])
+        return f"no part stands out: {names} are not told apart"
+    return f"{atom_name(d, pair, first)} dominates, {interval(known[first])} bits"
+
+
+# --- robustness ---
+
+
+def _drops(d: Decisions, m: str) -> tuple[float, dict[str, Estimate]]:
+    top, drops = d.hardest(m)
+    return top, {c: e for c, e in drops.items() if e.computed}
+
+
+def robustness(d: Decisions) -> list[str]:
+    """Say for each modality which corruption does most damage, and where confidence calibration breaks."""
+    rows = d.rows("robustness")
+    if not rows:
+        return []
+    if reason := d.failure(rows):
+        return [f"The curves under corruption could not be computed: {reason}."]
+    told = {m: calibration(d, m) for m in d.curves}
+    said = [" ".join(filter(None, (damage(d, m), told[m]))) for m in d.curves]
+    calm = [m for m in d.curves if told[m] == "" and _has_ece(d, m)]
+    if calm:
+        said.append(f"ECE is nowhere shown to rise above the clean one under corruption of {listing(calm, 'or')}.")
+    return said
+
+
+def damage(d: Decisions, m: str) -> str:
+    """Say which corruption of a modality costs most at the highest severity."""
+    top, known = _drops(d, m)
+    name = d.metric_name(d.robust_metric)
+    at = f"At severity {top:g}"
+    if not known:
+        return f"{m}: the drop at severity {top:g} could not be computed: {_why(d.hardest(m)[1].values())}."
+    if not any(e.has_interval for e in known.values()):
+        c = max(known, key=lambda c: known[c].value)
+        return f"{at} the largest drop under corrupted {m} is {num(known[c].value)}, {c}: a point without interval."
+    first, *rivals = leaders(known) or [None]
+    if first is None:
+        return f"{at} no corruption of {m} is shown to lower {name}."
+    if rivals:
+        said = listing([f"{c} {interval(known[c])}" for c in (first, *rivals)], most=3)
+        return f"{at} the worst for {m} are not told apart: drop in {name} {said}."
+    return f"{at} {first} does most damage to {m}: {name} falls by {interval(known[first])}."
+
+
+def _has_ece(d: Decisions, m: str) -> bool:
+    return any(p.ece.has_interval for points in d.curves[m].values() for p in points if p.severity > 0)
+
+
+def calibration(d: Decisions, m: str) -> str:
+    """Say under which corruptions ECE rises above the clean one, and from which severity on; "" for none."""
+    curves = d.curves[m]
+    broken = []
+    for c, points in curves.items():
+        found = d.miscalibrated(points)
+        if not found:
+            continue
+        known = [p.severity for p in points if p.ece.computed and p.severity > 0]
+        tail = found == [s for s in known if s >= found[0]]
+        severities = [f"{s:g}" for s in found]
+        broken.append(f"{c} ({f'from {severities[0]} on' if tail else f'at {listing(severities)}'})")
+    return f"Confidence calibration breaks (ECE above the clean one) by severity: {listing(broken)}." if broken else ""
+
+
+def worst(d: Decisions) -> str:
+    """Say which corruption of all does most damage (one sentence, for the summary)."""
+    found: dict[tuple[str, str], Estimate] = {}
+    tops = set()
+    for m in d.curves:
+        top, drops = _drops(d, m)
+        tops.add(top)
+        found |= {(m, c): e for c, e in drops.items()}
+    named = leaders(found)
+    if not named:
+        return ""
+    at = f"at severity {tops.pop():g}" if len(tops) == 1 else "at the highest severities"
+    name = d.metric_name(d.robust_metric)
+    said = [f"{c} on {m}" for m, c in named]
+    if len(said) > 1:
+        return f"The most damaging corruptions {at} are not told apart: {listing(said, most=3)}."
+    return f"The most damaging corruption {at} is {said[0]}: {name} falls by {interval(found[named[0]])}."
+
+
+# --- imbalance ---
+
+
+def imbalance(d: Decisions) -> list[str]:
+    """Say which modality dominates the head, and whose encoder learnt less than alone."""
+    rows = d.rows("imbalance")
+    if not rows:
+        return []
+    if reason := d.failure(rows):
+        return [f"Imbalance could not be computed: {reason}."]
+    said = []
+    ratios = {r["modality"]: estimate(r) for r in rows if r["measure"] == "discrepancy ratio"}
+    known = {m: e for m, e in ratios.items() if e.has_interval and e.computed}
+    over = [f"{m} {interval(e)}" for m, e in known.items() if e.low > 1]
+    if over:
+        said.append(f"Discrepancy ratio above 1, so dominant in the head: {listing(over)}.")
+    elif known:
+        said.append("No modality dominates the head: no discrepancy ratio is shown to lie above 1.")
+    probes = {r["modality"]: estimate(r) for r in rows if r["measure"] == "probe difference"}
+    less = [f"{m} {interval(e)}" for m, e in probes.items() if e.negative]
+    more = [f"{m} {interval(e)}" for m, e in probes.items() if e.positive]
+    if less:
+        said.append(f"Probes read less from the joint encoder than from the solo one: {listing(less)}.")
+    if more:
+        said.append(f"Probes read more from the joint encoder than from the solo one: {listing(more)}.")
+    if any(map(_holds_zero, probes.values())) and not less and not more:
+        said.append("Probes read equally much from joint and solo encoders, within the intervals.")
+    alone = {r["modality"]: estimate(r) for r in rows if r["measure"] == "alone"}
+    ranked = leaders(alone)
+    if not ratios and len(ranked) == 1 and len(alone) > 1:
+        said.append(f"Alone {ranked[0]} reaches most, {interval(alone[ranked[0]])}.")
+    elif not ratios and len(ranked) > 1:
+        said.append(f"Alone {listing(ranked)} are not told apart.")
+    return said
