@@ -24,12 +24,25 @@ if TYPE_CHECKING:
     from ._curves import EffectiveRobustness as EffectiveRobustness
     from ._curves import MeanCorruptionError as MeanCorruptionError
     from ._curves import RelativeRobustness as RelativeRobustness
+    from ._cooperation import CooperationResult as CooperationResult
+    from ._cooperation import CooperationRow as CooperationRow
+    from ._cooperation import InterShap as InterShap
+    from ._cooperation import ShapeResult as ShapeResult
+    from ._cooperation import ShapeScores as ShapeScores
+    from ._cooperation import cooperations as cooperations
     from ._detectors import DetectorResult as DetectorResult
     from ._detectors import TapDetectors as TapDetectors
     from ._detectors import UnitDetectors as UnitDetectors
     from ._eta import EtaResult as EtaResult
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
+    from ._games import ContributionResult as ContributionResult
+    from ._games import ContributionRow as ContributionRow
+    from ._games import SampleValuation as SampleValuation
+    from ._games import Shapley as Shapley
+    from ._games import ValuationResult as ValuationResult
+    from ._games import contributions as contributions
+    from ._games import valuations as valuations
     from ._instrument import Instrument as Instrument
     from ._paired import PairedScores as PairedScores
     from ._paired_rows import ClassScores as ClassScores
@@ -67,12 +80,17 @@ __getattr__, __dir__ = attach(
         "ConceptProbe": "_probe",
         "ConceptResult": "_probe",
         "CurveResult": "_curves",
+        "ContributionResult": "_games",
+        "ContributionRow": "_games",
+        "CooperationResult": "_cooperation",
+        "CooperationRow": "_cooperation",
         "DetectorResult": "_detectors",
         "EffectiveRobustness": "_curves",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "Instrument": "_instrument",
         "MeanCorruptionError": "_curves",
+        "InterShap": "_cooperation",
         "MinibatchCKA": "_cka",
         "PairChannels": "_channels",
         "PairMatrix": "_pairwise",
@@ -88,8 +106,12 @@ __getattr__, __dir__ = attach(
         "RobustnessResult": "_robustness",
         "RobustnessRow": "_robustness",
         "RobustnessSummary": "_robustness",
+        "SampleValuation": "_games",
         "Score": "functional._scores",
         "SemanticVariance": "_semantic",
+        "ShapeResult": "_cooperation",
+        "ShapeScores": "_cooperation",
+        "Shapley": "_games",
         "StatisticsResult": "_unit_statistics",
         "TapConcepts": "_probe",
         "TapDetectors": "_detectors",
@@ -97,11 +119,15 @@ __getattr__, __dir__ = attach(
         "TapStatistics": "_unit_statistics",
         "UnitDetectors": "_detectors",
         "UnitStatistics": "_unit_statistics",
+        "ValuationResult": "_games",
         "VarianceResult": "_semantic",
         "WholeCKAResult": "_whole_cka",
+        "contributions": "_games",
+        "cooperations": "_cooperation",
         "functional": "",
         "resolve_score": "functional._scores",
         "sampled_subsets": "_coalitions",
+        "valuations": "_games",
     },
 )
 
@@ -115,12 +141,17 @@ __all__ = [
     "ConceptProbe",
     "ConceptResult",
     "CurveResult",
+    "ContributionResult",
+    "ContributionRow",
+    "CooperationResult",
+    "CooperationRow",
     "DetectorResult",
     "EffectiveRobustness",
     "EtaResult",
     "EtaSquared",
     "Instrument",
     "MeanCorruptionError",
+    "InterShap",
     "MinibatchCKA",
     "PairChannels",
     "PairMatrix",
@@ -136,8 +167,12 @@ __all__ = [
     "RobustnessResult",
     "RobustnessRow",
     "RobustnessSummary",
+    "SampleValuation",
     "Score",
     "SemanticVariance",
+    "ShapeResult",
+    "ShapeScores",
+    "Shapley",
     "StatisticsResult",
     "TapConcepts",
     "TapDetectors",
@@ -145,8 +180,12 @@ __all__ = [
     "TapStatistics",
     "UnitDetectors",
     "UnitStatistics",
+    "ValuationResult",
     "VarianceResult",
     "WholeCKAResult",
+    "contributions",
+    "cooperations",
     "resolve_score",
     "sampled_subsets",
+    "valuations",
 ]

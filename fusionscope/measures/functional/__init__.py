@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from ._concepts import joint_score as joint_score
     from ._concepts import semantic_variance as semantic_variance
     from ._concepts import set_iou as set_iou
+    from ._discoveries import benjamini_hochberg as benjamini_hochberg
+    from ._discoveries import sign_test as sign_test
+    from ._games import Cooperation as Cooperation
+    from ._games import InterSHAP as InterSHAP
+    from ._games import ShapeShares as ShapeShares
+    from ._games import intershap as intershap
+    from ._games import sample_valuation as sample_valuation
+    from ._games import shape_scores as shape_scores
+    from ._games import shapley as shapley
     from ._maps import pack_bits as pack_bits
     from ._maps import unpack_bits as unpack_bits
     from ._net2vec import Net2VecFit as Net2VecFit
@@ -54,9 +63,13 @@ __getattr__, __dir__ = attach(
         "BrojaResult": "_broja",
         "Decomposition": "_pid_features",
         "CorruptionError": "_robustness",
+        "Cooperation": "_games",
+        "InterSHAP": "_games",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
+        "ShapeShares": "_games",
         "as_tensor": "_arrays",
+        "benjamini_hochberg": "_discoveries",
         "binarise": "_net2vec",
         "broja": "_broja",
         "centred_gram": "_cka",
@@ -72,6 +85,7 @@ __getattr__, __dir__ = attach(
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
         "hsic1": "_cka",
+        "intershap": "_games",
         "joint_score": "_concepts",
         "mean_corruption_error": "_robustness",
         "mutual_knn": "_similarity",
@@ -85,8 +99,12 @@ __getattr__, __dir__ = attach(
         "relative_robustness": "_robustness",
         "resolve_score": "_scores",
         "rsa": "_similarity",
+        "sample_valuation": "_games",
         "semantic_variance": "_concepts",
         "set_iou": "_concepts",
+        "shape_scores": "_games",
+        "shapley": "_games",
+        "sign_test": "_discoveries",
         "svcca": "_similarity",
         "u_center": "_cka",
         "unpack_bits": "_maps",
@@ -98,9 +116,13 @@ __all__ = [
     "BrojaResult",
     "Decomposition",
     "CorruptionError",
+    "Cooperation",
+    "InterSHAP",
     "JointScore",
     "Net2VecFit",
+    "ShapeShares",
     "as_tensor",
+    "benjamini_hochberg",
     "binarise",
     "broja",
     "centred_gram",
@@ -116,6 +138,7 @@ __all__ = [
     "family_bound",
     "grouped_jackknife",
     "hsic1",
+    "intershap",
     "joint_score",
     "mean_corruption_error",
     "mutual_knn",
@@ -129,8 +152,12 @@ __all__ = [
     "relative_robustness",
     "resolve_score",
     "rsa",
+    "sample_valuation",
     "semantic_variance",
     "set_iou",
+    "shape_scores",
+    "shapley",
+    "sign_test",
     "svcca",
     "u_center",
     "unpack_bits",

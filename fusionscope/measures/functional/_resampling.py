@@ -124,4 +124,4 @@ def percentile_interval(
         for i in np.flatnonzero(~whole & ~gaps.all(0)):
             ends[:, i] = np.quantile(flat[~gaps[:, i], i], levels)
     low, high = ends.reshape(2, *draws.shape[1:])
-    return low, high
+    return np.asarray(low), np.asarray(high)
