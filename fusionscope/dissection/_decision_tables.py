@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from fusionscope.measures import RemovalResult
+from fusionscope.measures import RemovalResult, contributions, valuations
+from fusionscope.measures.functional import percentile_interval
 
 SAMPLES = ["sample", "group", "label", "predicted", "modality", "effect", "worse", "donors", "p", "q", "hurts"]
 SAMPLES += ["valuation", "reason"]
@@ -67,10 +68,55 @@ def coalitions(results: Mapping[str, RemovalResult], modalities: Sequence[str], 
     return pd.DataFrame(rows, columns=columns).sort_values(["metric", "concept"], kind="stable", ignore_index=True)
 
 
+def contribution(results: Iterable[RemovalResult], modalities: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """One row per metric, class (first "", all data) and modality."""
+    table = frame((row for result in results for row in contributions(result).rows), modalities)
+    names = {str(i): str(name) for i, name in enumerate(classes)}
+    return table.assign(concept=[names.get(concept, concept) for concept in table["concept"]])
+
+
+def alone(result: RemovalResult) -> list[dict[str, Any]]:
+    """What each modality adds to none: ``V({m}) - V(none)``, with its paired interval."""
+    place = {row.subset: s for s, row in enumerate(result.rows)}
+    nan, rows = float("nan"), []
+    for modality in result.modalities:
+        one, none = place.get((modality,)), place.get(())
+        value = low = high = nan
+        reason = "V of it alone or V of none was not scored"
+        if one is not None and none is not None:
+            value = result.rows[one].value - result.rows[none].value
+            low, high = map(float, percentile_interval(result.draws[:, one] - result.draws[:, none], result.alpha))
+            reason = result.rows[one].reason or result.rows[none].reason
+        rows.append({"modality": modality, "value": value, "low": low, "high": high, "reason": reason})
+    return rows
+
+
+def valued(result: RemovalResult) -> list[dict[str, Any]]:
+    """One entry per sample and modality: the sample-level valuation, in units of modalities."""
+    found = valuations(result)
+    rows = []
+    for i, sample in enumerate(found.sample.tolist()):
+        group = "" if found.group is None else str(found.group[i])
+        for m, modality in enumerate(found.modalities):
+            value = float(found.values[m, i])
+            rows.append({"sample": sample, "group": group, "modality": modality, "valuation": value})
+    return rows
+
+
 def samples(tested: Sequence[dict[str, Any]], values: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per tested sample and modality, and one per sample and modality that has a valuation."""
+    """One row per sample and modality that has a valuation or was tested."""
     nan = float("nan")
-    empty = {"effect": nan, "worse": nan, "donors": nan, "p": nan, "q": nan, "hurts": False, "valuation": nan}
+    empty = {
+        "label": "",
+        "predicted": "",
+        "effect": nan,
+        "worse": nan,
+        "donors": nan,
+        "p": nan,
+        "q": nan,
+        "hurts": False,
+        "valuation": nan,
+    }
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for row in (*values, *tested):
         key = (row["sample"], row["modality"])

@@ -27,7 +27,6 @@ from fusionscope.dissection._valuation import Valuation
 from fusionscope.measures import (
     CoalitionTable,
     RemovalResult,
-    contributions,
     cooperations,
     resolve_score,
     sampled_subsets,
@@ -190,10 +189,10 @@ class Decisions:
                 self.notes.append(f"removal: the intervals rest on {main.groups} groups only and are too narrow")
         if "contribution" in self.wanted:
             found["coalitions"] = tables_of.coalitions(results, names, self.task.classes)
-            shares = [contributions(result, classes=self.task.classes) for result in results.values()]
-            together = [cooperations(result) for result in results.values()]
-            found["contribution"] = tables_of.frame((row for one in shares for row in one.rows), names)
-            found["cooperation"] = tables_of.frame((row for one in together for row in one.rows), names)
+            found["contribution"] = tables_of.contribution(results.values(), names, self.task.classes)
+            found["cooperation"] = tables_of.frame(
+                (r for one in results.values() for r in cooperations(one).rows), names
+            )
             for modality in sorted(self.still, key=names.index):
                 here = found["contribution"]["modality"] == modality
                 found["contribution"].loc[here & (found["contribution"]["reason"] == ""), "reason"] = (
@@ -205,15 +204,11 @@ class Decisions:
         """The sample-level valuation of every sample, where the outputs are classes."""
         if self.task.kind != "classification" or "accuracy" not in results:
             return []
-        return tables_of.valued(results["accuracy"], self.main.modalities)
+        return tables_of.valued(results["accuracy"])
 
     def _imbalance(self, result: RemovalResult) -> list[dict[str, Any]]:
         """Each modality alone, and the discrepancy ratio of the head."""
-        rows = []
-        for row in contributions(result).rows:
-            if not row.concept:
-                shown = {"value": row.alone, "low": row.alone_low, "high": row.alone_high, "reason": row.reason}
-                rows.append({"measure": "alone", "modality": row.modality} | shown)
+        rows = [{"measure": "alone"} | row for row in tables_of.alone(result)]
         if self.head is not None:
             rows += [{"measure": "discrepancy ratio"} | row for row in self.head.ratios()]
         return rows

@@ -12,6 +12,7 @@ from fusionscope.dissection._fill import fill_in
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._step import Step, attempt
 from fusionscope.measures import PairedScores, resolve_score
+from fusionscope.measures.functional import percentile_interval
 
 
 class Head:
@@ -82,9 +83,11 @@ class Head:
         for i, modality in enumerate(names):
             rest = [j for j in range(len(names)) if j != i]
             draws = found.draws[:, i] / found.draws[:, rest].mean(1)
-            low, high = self.table.interval(draws)
+            low, high = map(float, percentile_interval(draws, found.alpha))
             value = float(found.values[i] / found.values[rest].mean())
-            rows.append({"modality": modality, "value": value, "low": low, "high": high, "reason": found.reason[i]})
+            rows.append(
+                {"modality": modality, "value": value, "low": low, "high": high, "reason": str(found.reason[i])}
+            )
         return rows
 
 

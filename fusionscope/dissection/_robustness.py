@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from fusionscope.batch import Batch
 from fusionscope.data import CorruptionStatistics, corrupt, corruptions, modality_kind
@@ -85,13 +87,15 @@ class Sweep:
         seed: int,
     ) -> None:
         self.kinds, self.seed = kinds, seed
-        self.statistics = {m: CorruptionStatistics.of(nest) for m, nest in first.inputs.items()}
-        self.pairs = [(m, c) for m in first.modalities for c in corruptions(kinds[m])]
+        self.statistics = {m: CorruptionStatistics.of(nest, kinds[m]) for m, nest in first.inputs.items()}
+        wanted = {m: corruptions(kinds[m]) for m in first.modalities}
+        self.pairs = [(m, c) for m, names in wanted.items() for c in names]
         curves = baseline.curves if baseline is not None and baseline.metric == score.name else None
         ece = resolve_score("ece", task.kind, len(task.classes)) if task.kind in ("classification", "dense") else None
         common: dict[str, Any] = {"alpha": alpha, "seed": seed}
-        self.table = Robustness(self.pairs, score=score, baseline=curves, **common)
-        self.calibration = Robustness(self.pairs, score=ece, **common) if ece is not None else None
+        named: dict[str, Any] = {"baseline": curves, "baseline_name": baseline.name} if baseline and curves else {}
+        self.table = Robustness(wanted, score=score, **named, **common)
+        self.calibration = Robustness(wanted, score=ece, **common) if ece is not None else None
 
     def feed(self, step: Step) -> None:
         """Run all corruptions of one batch."""
@@ -120,3 +124,17 @@ class Sweep:
             statistics=self.statistics[modality],
         )
         return step.batch.with_inputs(**{modality: values})
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return ``robustness``, one row per severity of each curve, and ``robustness_summary``, one per curve."""
+        found = self.table.compute()
+        rows = pd.DataFrame([asdict(row) for row in found.rows])
+        rows.insert(3, "metric", found.score)
+        calibration = self.calibration.compute().rows if self.calibration is not None else ()
+        for name in ("value", "low", "high"):
+            values = [getattr(row, name) for row in calibration] or [float("nan")] * len(rows)
+            rows["ece" if name == "value" else f"ece_{name}"] = values
+        return {
+            "robustness": rows[[c for c in rows if c != "reason"] + ["reason"]],
+            "robustness_summary": pd.DataFrame([asdict(row) for row in found.summary]),
+        }

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
     from ._coalitions import sampled_subsets as sampled_subsets
-    from ._curves import CurveResult as CurveResult
-    from ._curves import EffectiveRobustness as EffectiveRobustness
-    from ._curves import MeanCorruptionError as MeanCorruptionError
-    from ._curves import RelativeRobustness as RelativeRobustness
     from ._cooperation import CooperationResult as CooperationResult
     from ._cooperation import CooperationRow as CooperationRow
     from ._cooperation import InterShap as InterShap
     from ._cooperation import ShapeResult as ShapeResult
     from ._cooperation import ShapeScores as ShapeScores
     from ._cooperation import cooperations as cooperations
+    from ._curves import CurveResult as CurveResult
+    from ._curves import EffectiveRobustness as EffectiveRobustness
+    from ._curves import MeanCorruptionError as MeanCorruptionError
+    from ._curves import RelativeRobustness as RelativeRobustness
     from ._detectors import DetectorResult as DetectorResult
     from ._detectors import TapDetectors as TapDetectors
     from ._detectors import UnitDetectors as UnitDetectors
@@ -140,18 +140,18 @@ __all__ = [
     "CoalitionTable",
     "ConceptProbe",
     "ConceptResult",
-    "CurveResult",
     "ContributionResult",
     "ContributionRow",
     "CooperationResult",
     "CooperationRow",
+    "CurveResult",
     "DetectorResult",
     "EffectiveRobustness",
     "EtaResult",
     "EtaSquared",
     "Instrument",
-    "MeanCorruptionError",
     "InterShap",
+    "MeanCorruptionError",
     "MinibatchCKA",
     "PairChannels",
     "PairMatrix",

@@ -44,7 +44,9 @@ def planted(rule: str, seed: int, samples: int = 512, size: int = 64) -> list[di
     if rule == "copy":
         signs["b"] = signs["a"]
     label = {"xor": signs["a"] * signs["b"] < 0, "copy": signs["a"] > 0, "first": signs["a"] > 0}[rule].long()
-    inputs = {name: torch.cat([signs[name][:, None] + 0.1 * noise[name][:, :1], noise[name][:, 1:]], 1) for name in NAMES}
+    inputs = {
+        name: torch.cat([signs[name][:, None] + 0.1 * noise[name][:, :1], noise[name][:, 1:]], 1) for name in NAMES
+    }
     return [
         {"inputs": {name: x[i : i + size] for name, x in inputs.items()}, "target": label[i : i + size]}
         for i in range(0, samples, size)

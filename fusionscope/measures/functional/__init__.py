@@ -114,9 +114,9 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "BrojaResult",
-    "Decomposition",
-    "CorruptionError",
     "Cooperation",
+    "CorruptionError",
+    "Decomposition",
     "InterSHAP",
     "JointScore",
     "Net2VecFit",
