@@ -1,0 +1,254 @@
+"""Decision instruments on models whose use of their modalities is known, and on models that misbehave."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fusionscope as fs
+from fusionscope.errors import InputError
+
+from .decision_models import NAMES, Known, planted
+
+
+def dissect(model: nn.Module, data: list[Any], *measures: str, **more: Any) -> fs.Dissection:
+    return fs.dissect(model, data, measures=measures, progress=False, **more)
+
+
+def contribution(found: fs.Dissection, metric: str = "accuracy", concept: str = "") -> Any:
+    table = found.tables["contribution"]
+    return table[(table["metric"] == metric) & (table["concept"] == concept)].set_index("modality")
+
+
+# ---------------------------------------------------------------- planted truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rule", ["xor", "copy", "first"])
+def test_all_instruments_agree_on_planted_rules(rule: str, seed: int) -> None:
+    found = dissect(Known(rule), planted(rule, seed, 320), "contribution", "emap", "information", fill="zero")
+    share = contribution(found)
+    told = found.tables["cooperation"]
+    told = told[told["metric"] == "accuracy"].set_index(["kind", "subset"])
+    shape = told.loc[("cooperation", "a+b+c")]
+    pair = told.loc[("interaction", "a+b")]
+    index = told.loc[("intershap", "a+b+c")]
+    gaps = {m: told.loc[("emap gap", m)] for m in NAMES}
+    atoms = found.tables["information"]
+    atoms = atoms[(atoms["level_a"] == atoms["level_a"].max()) & (atoms["about"] == "label")]
+    atoms = {m: atoms[(atoms["modality_a"] == "a") & (atoms["modality_b"] == m)].set_index("atom") for m in "bc"}
+    dominant = {m: rows.loc[["R", "U_a", "U_b", "S"], "corrected"].idxmax() for m, rows in atoms.items()}
+    # c is noise for every rule
+    assert share.loc["c", "low"] <= 0 <= share.loc["c", "high"]
+    assert abs(share.loc["c", "shapley"]) < 1e-9
+    assert gaps["c"]["low"] <= 0 <= gaps["c"]["high"]
+    for atom in ("R", "U_b", "S"):
+        row = atoms["c"].loc[atom]
+        assert row["corrected"] < 0.15
+    if rule == "xor":
+        assert shape["low"] > 0.3
+        assert pair["low"] > 0.3
+        assert index["value"] > 0.9
+        assert dominant["b"] == "S"
+        assert atoms["b"].loc["S", "low"] > 0.7
+        assert gaps["a"]["low"] > 0.2
+        assert gaps["b"]["low"] > 0.2
+    elif rule == "copy":
+        assert shape["high"] < -0.3
+        assert pair["high"] < -0.3
+        assert dominant["b"] == "R"
+        assert atoms["b"].loc["R", "low"] > 0.7
+        assert abs(gaps["a"]["value"]) < 0.05
+    else:
+        assert share.loc["a", "low"] > 0.4
+        assert abs(shape["value"]) < 1e-9
+        assert index["value"] < 1e-9 or math.isnan(index["value"])
+        assert dominant["b"] == dominant["c"] == "U_a"
+        assert abs(gaps["a"]["value"]) < 0.05
+
+
+def test_samples_and_a_class_on_which_a_modality_hurts() -> None:
+    """``b`` lies about a known tenth of the samples, all of one class; it is right otherwise, and so is ``a``, softly."""
+    generator = torch.Generator().manual_seed(0)
+    size = 640
+    label = torch.randint(0, 4, (size,), generator=generator)
+    lies = (label == 3) & (torch.rand(size, generator=generator) < 0.4)
+    claimed = torch.where(lies, (label + 1) % 4, label)
+    inputs = {"a": nn.functional.one_hot(label, 4).float(), "b": 3.0 * nn.functional.one_hot(claimed, 4)}
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.a.weight.data = self.b.weight.data = torch.eye(4)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.a(a) + self.b(b)
+
+    data = [
+        {"inputs": {m: x[i : i + 64] for m, x in inputs.items()}, "target": label[i : i + 64]}
+        for i in range(0, size, 64)
+    ]
+    found = dissect(Sum(), data, "contribution", "valuation", classes=["w", "x", "y", "z"], metric="loglik")
+    table = found.tables["samples"]
+    tested = table[table["p"].notna() & (table["modality"] == "b")]
+    hurt = set(tested[tested["hurts"]]["sample"])
+    liars = set(lies.nonzero().flatten().tolist())
+    assert len(hurt - liars) <= 0.1 * max(len(hurt), 1)
+    assert len(hurt & liars) >= 0.6 * len(liars)
+    assert not table[table["modality"] == "a"]["hurts"].any()
+    drawn = [name for name in found.arrays if name.startswith("sample/")]
+    assert {int(name.split("/")[1]) for name in drawn} <= set(table["sample"])
+    assert drawn
+    assert found.arrays[drawn[0]].dtype == np.float32
+
+
+# ------------------------------------------------------------- misbehaving models
+
+
+def test_a_subset_on_which_the_model_raises_is_a_row_with_the_reason() -> None:
+    class Fussy(Known):
+        def decide(self, told: dict[str, Tensor]) -> Tensor:
+            if not told["b"].any():
+                raise ValueError("b must not be empty")
+            return super().decide(told)
+
+    found = dissect(Fussy("first"), planted("first", 0, 192), "removal", "contribution", fill="zero")
+    removal = found.tables["removal"].set_index("subset")
+    bad = [s for s in removal.index if "b" not in s.split("+")]
+    assert removal.loc[bad, "value"].isna().all()
+    assert removal.loc[bad, "reason"].str.contains("ValueError: b must not be empty").all()
+    assert removal.drop(bad)["value"].notna().all()
+    assert contribution(found)["shapley"].isna().all()
+    assert contribution(found)["reason"].str.contains("b must not be empty").all()
+
+
+def test_nan_on_one_class_spares_the_other_classes() -> None:
+    class Undefined(Known):
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            logits = super().forward(a, b, c)
+            return torch.where(logits[:, 1:] > logits[:, :1], torch.nan, logits)
+
+    found = dissect(Undefined("first"), planted("first", 0, 192), "removal", "contribution", fill="zero")
+    assert contribution(found)["shapley"].isna().all()
+    assert contribution(found)["reason"].str.contains("not finite for").all()
+    table = found.tables["coalitions"]
+    whole = table[(table["subset"] == "a+b+c") & (table["metric"] == "accuracy")].set_index("concept")
+    assert whole.loc["0", "value"] == 1.0
+    assert math.isnan(whole.loc["1", "value"])
+    assert "not finite" in whole.loc["1", "reason"]
+
+
+def test_ignored_and_constant_modalities_give_zero_and_the_reason() -> None:
+    data = planted("first", 0, 192)
+    for batch in data:
+        batch["inputs"]["b"] = torch.full_like(batch["inputs"]["b"], 0.25)
+    found = dissect(Known("xor"), data, "removal", "contribution", "valuation", "imbalance", "robustness")
+    assert any("'b' is constant" in note for note in found.manifest["messages"])
+    share = contribution(found)
+    assert share.loc[["b", "c"], "shapley"].abs().max() < 1e-9
+    assert share.loc["b", "reason"].startswith("no output changed when it was replaced")
+    assert share.loc["c", "reason"].startswith("no output changed when it was replaced")
+    assert share.loc["a", "reason"] == ""
+
+
+def test_a_constant_modality_of_integers() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.a, self.head = nn.Embedding(7, 5), nn.Linear(3, 5), nn.Linear(10, 2)
+
+        def forward(self, a: Tensor, text: Tensor) -> Tensor:
+            return self.head(torch.cat([self.a(a), self.words(text).mean(1)], 1))
+
+    for value in (0, 6):
+        data = [
+            {"a": batch["inputs"]["a"], "text": torch.full((64, 4), value), "target": batch["target"]}
+            for batch in planted("first", 0, 128)
+        ]
+        found = dissect(Words(), data, "removal", "contribution")
+        assert contribution(found).loc["text", "shapley"] == pytest.approx(0, abs=1e-9)
+
+
+def test_nine_modalities_are_sampled_and_say_so() -> None:
+    class Nine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoders = nn.ModuleList([nn.Linear(2, 1, bias=False) for _ in range(9)])
+            for i, encoder in enumerate(self.encoders):
+                encoder.weight.data = torch.tensor([[1.0 if i < 2 else 0.1, 0.0]])
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            evidence = torch.cat([e(x) for e, x in zip(self.encoders, inputs.values(), strict=True)], 1).sum(1)
+            return torch.stack([-evidence, evidence], 1)
+
+    generator = torch.Generator().manual_seed(3)
+    x = {f"m{i}": torch.randn(67, 2, generator=generator) for i in range(9)}
+    label = (x["m0"][:, 0] + x["m1"][:, 0] > 0).long()
+    found = dissect(Nine(), [{"inputs": x, "target": label}], "contribution", fill="zero", metric="loglik")
+    assert any("sampled subsets" in note for note in found.manifest["messages"])
+    share = contribution(found, "loglik")["shapley"]
+    assert set(share.nlargest(2).index) == {"m0", "m1"}
+
+
+# ------------------------------------------------------------------- other tasks
+
+
+def test_several_labels_per_sample_and_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(96, 3, generator=generator), torch.randn(96, 3, generator=generator)
+    target = torch.cat([(a > 0).float(), (b[:, :1] > 0).float()], 1)
+
+    class Labels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+            with torch.no_grad():
+                self.a.weight[:] = torch.cat([5 * torch.eye(3), torch.zeros(1, 3)])
+                self.b.weight[:] = torch.tensor([[0.0] * 3] * 3 + [[5.0, 0, 0]])
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.a(a) + self.b(b)
+
+    data = [{"a": a[i : i + 32], "b": b[i : i + 32], "target": target[i : i + 32]} for i in (0, 32, 64)]
+    names = ["p", "q", "r", "s"]
+    found = fs.dissect(Labels(), data, classes=names, progress=False)
+    assert found.manifest["task"] == "multilabel"
+    assert found.manifest["parameters"]["metric"] == "f1"
+    by_label = {name: contribution(found, "f1", name)["shapley"].idxmax() for name in names}
+    assert by_label == {"p": "a", "q": "a", "r": "a", "s": "b"}
+    assert set(found.tables["concepts"]["concept"]) == set(names)
+    for batch in data:
+        batch["target"] = batch["a"][:, 0] + 0.1 * batch["b"][:, 0]
+
+    class Value(Labels):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a[:, 0] + 0.1 * b[:, 0] + 0 * super().forward(a, b)[:, 0]
+
+    numbers = fs.dissect(Value(), data, measures="all", progress=False)
+    share = contribution(numbers, "r2")["shapley"]
+    assert share["a"] > 0.8
+    assert 0 < share["b"] < 0.2
+    assert contribution(numbers, "neg_mse")["shapley"].gt(0).all()
+
+
+def test_robustness_against_a_baseline() -> None:
+    data = planted("first", 0, 192)
+    rival = dissect(Known("copy"), data, "robustness")
+    found = dissect(Known("first"), data, "robustness", baseline=rival)
+    table = found.tables["robustness_summary"].set_index(["modality", "corruption"])
+    assert set(table["baseline"]) == {"Known"}
+    assert math.isfinite(table.loc[("a", "mean"), "corruption_error"])
+    assert found.manifest["parameters"]["kinds"] == dict.fromkeys(NAMES, "vector")
+    assert table.loc[("b", "conflict"), "relative"] == 1.0  # the first rule does not look at b
+    with pytest.raises(InputError, match="no robustness curves"):
+        dissect(Known("first"), data, "robustness", baseline=dissect(Known("first"), data, "removal"))
+    with pytest.raises(InputError, match="unknown kind 'picture' of a.*"):
+        dissect(Known("first"), data, "robustness", kinds={"a": "picture"})
+    with pytest.raises(InputError, match="kinds= names the modality 'd'"):
+        dissect(Known("first"), data, "robustness", kinds={"d": "image"})
