@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._pid_batch import batch_decomposition as batch_decomposition
     from ._pid_features import Decomposition as Decomposition
     from ._pid_features import cvx_decomposition as cvx_decomposition
     from ._pid_features import decompose as decompose
@@ -50,6 +51,7 @@ __getattr__, __dir__ = attach(
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
         "as_tensor": "_arrays",
+        "batch_decomposition": "_pid_batch",
         "binarise": "_net2vec",
         "broja": "_broja",
         "centred_gram": "_cka",
@@ -88,6 +90,7 @@ __all__ = [
     "JointScore",
     "Net2VecFit",
     "as_tensor",
+    "batch_decomposition",
     "binarise",
     "broja",
     "centred_gram",
