@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ._eta import EtaResult as EtaResult
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
+    from ._information import Broja as Broja
+    from ._information import InformationResult as InformationResult
+    from ._information import InformationRow as InformationRow
     from ._instrument import Instrument as Instrument
     from ._pairwise import PairMatrix as PairMatrix
     from ._pairwise import PairwiseResult as PairwiseResult
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "Broja": "_information",
         "CKA": "_whole_cka",
         "CKAResult": "_cka",
         "ChannelCorrelation": "_channels",
@@ -56,6 +60,8 @@ __getattr__, __dir__ = attach(
         "DetectorResult": "_detectors",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
+        "InformationResult": "_information",
+        "InformationRow": "_information",
         "Instrument": "_instrument",
         "MinibatchCKA": "_cka",
         "PairChannels": "_channels",
@@ -83,6 +89,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "CKA",
+    "Broja",
     "CKAResult",
     "ChannelCorrelation",
     "ChannelCorrelationResult",
@@ -92,6 +99,8 @@ __all__ = [
     "DetectorResult",
     "EtaResult",
     "EtaSquared",
+    "InformationResult",
+    "InformationRow",
     "Instrument",
     "MinibatchCKA",
     "PairChannels",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ._concepts import joint_score as joint_score
     from ._concepts import semantic_variance as semantic_variance
     from ._concepts import set_iou as set_iou
+    from ._linear_probe import ProbeAccuracy as ProbeAccuracy
+    from ._linear_probe import probe_accuracy as probe_accuracy
     from ._maps import pack_bits as pack_bits
     from ._maps import unpack_bits as unpack_bits
     from ._net2vec import Net2VecFit as Net2VecFit
@@ -50,6 +52,7 @@ __getattr__, __dir__ = attach(
         "Decomposition": "_pid_features",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
+        "ProbeAccuracy": "_linear_probe",
         "as_tensor": "_arrays",
         "batch_decomposition": "_pid_batch",
         "binarise": "_net2vec",
@@ -72,6 +75,7 @@ __getattr__, __dir__ = attach(
         "net2vec_maps": "_net2vec",
         "pack_bits": "_maps",
         "participation_ratio": "_units",
+        "probe_accuracy": "_linear_probe",
         "procrustes": "_similarity",
         "resolve_score": "_scores",
         "rsa": "_similarity",
@@ -89,6 +93,7 @@ __all__ = [
     "Decomposition",
     "JointScore",
     "Net2VecFit",
+    "ProbeAccuracy",
     "as_tensor",
     "batch_decomposition",
     "binarise",
@@ -111,6 +116,7 @@ __all__ = [
     "net2vec_maps",
     "pack_bits",
     "participation_ratio",
+    "probe_accuracy",
     "procrustes",
     "resolve_score",
     "rsa",
