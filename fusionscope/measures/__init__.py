@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from ._games import ValuationResult as ValuationResult
     from ._games import contributions as contributions
     from ._games import valuations as valuations
+    from ._information import Broja as Broja
+    from ._information import InformationResult as InformationResult
+    from ._information import InformationRow as InformationRow
     from ._instrument import Instrument as Instrument
     from ._paired import PairedScores as PairedScores
     from ._paired_rows import ClassScores as ClassScores
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "Broja": "_information",
         "CKA": "_whole_cka",
         "CKAResult": "_cka",
         "ChannelCorrelation": "_channels",
@@ -88,6 +92,8 @@ __getattr__, __dir__ = attach(
         "EffectiveRobustness": "_curves",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
+        "InformationResult": "_information",
+        "InformationRow": "_information",
         "Instrument": "_instrument",
         "MeanCorruptionError": "_curves",
         "InterShap": "_cooperation",
@@ -133,6 +139,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "CKA",
+    "Broja",
     "CKAResult",
     "ChannelCorrelation",
     "ChannelCorrelationResult",
@@ -149,6 +156,8 @@ __all__ = [
     "EffectiveRobustness",
     "EtaResult",
     "EtaSquared",
+    "InformationResult",
+    "InformationRow",
     "Instrument",
     "InterShap",
     "MeanCorruptionError",

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fusionscope.errors import InputError
 
-from ._pairs import Combining, check_reduced, check_taps, pair_reasons, take_rows
-from ._samples import sample_hash, smallest
-from ._whole_cka import check_widths
+from ._pairs import check_reduced, check_taps, pair_reasons, take_rows
+from ._samples import sample_hash
+from ._subsample import Subsample
 from .functional._cka import check_word
 from .functional._factors import centred, knn_factor, procrustes_factor, rbf_factor, rsa_factor, svcca_factor
 from .functional._resampling import bound_rank, family_bound
@@ -61,7 +61,7 @@ class PickContext(NamedTuple):
     keys: Int[Tensor, "m"]
 
 
-class PairwiseSimilarity(Combining):
+class PairwiseSimilarity(Subsample):
     """Similarity of all taps by measures that compare samples with samples, each with a permutation null.
 
     ``procrustes``, ``svcca``, ``rsa`` (correlation distance), ``mutual_knn`` (cosine) and ``cka_rbf`` (unbiased) as in
@@ -99,12 +99,6 @@ class PairwiseSimilarity(Combining):
            [1., 1.]])
     """
 
-    keys: Tensor
-    vectors: Tensor
-    widths: Tensor
-    tally: Tensor
-    limit: Tensor
-
     def __init__(
         self,
         taps: Iterable[str],
@@ -130,13 +124,9 @@ class PairwiseSimilarity(Combining):
             )
         if permutations:
             bound_rank(permutations, alpha)
-        self.samples, self.k, self.keep, self.bandwidth = samples, k, keep, bandwidth
+        self.k, self.keep, self.bandwidth = k, keep, bandwidth
         self.permutations, self.alpha, self.seed = permutations, alpha, seed
-        self.add_state("limit", torch.tensor([samples]), "sum")
-        self.add_state("keys", torch.zeros(0, dtype=torch.int64), "sum")
-        self.add_state("vectors", torch.zeros(0, 0, dtype=torch.float64), "sum")
-        self.add_state("widths", torch.zeros(len(self.taps), dtype=torch.int64), "sum")
-        self.add_state("tally", torch.zeros(2, dtype=torch.int64), "sum")  # samples, batches
+        self._start(len(self.taps), samples)
 
     def settings(self) -> dict[str, Any]:
         """Return what two instruments must share to be merged."""
@@ -145,11 +135,7 @@ class PairwiseSimilarity(Combining):
 
     def context(self, size: int, target: Tensor | None, index: int, group: Tensor | None = None) -> PickContext:
         """Return which samples may belong to the subsample: no more than it holds, none above its largest hash."""
-        keys, (picked,) = smallest(sample_hash(size, index, self.seed), [torch.arange(size)], self.samples)
-        if len(self.keys) >= self.samples:
-            below = keys < int(self.keys.max())
-            keys, picked = keys[below], picked[below]
-        return PickContext(size, picked.to(self.device), keys.to(self.device))
+        return PickContext(size, *self._picked(sample_hash(size, index, self.seed)))
 
     def _reduce(self, features: Tensor, context: PickContext, tap: str) -> Tensor:
         return take_rows(features[context.picked.to(features.device)], ()).rows
@@ -157,27 +143,8 @@ class PairwiseSimilarity(Combining):
     def update(self, reduced: dict[str, Tensor], context: PickContext) -> None:
         """Add one batch."""
         check_reduced(reduced, self.taps)
-        parts = [reduced[tap].to(self.device) for tap in self.taps]
-        widths = torch.tensor([part.shape[1] for part in parts], device=self.device)
-        with torch.inference_mode(False):
-            if not self.widths.any():
-                self.widths, self.vectors = (
-                    widths,
-                    torch.zeros(0, int(widths.sum()), dtype=torch.float64).to(widths.device),
-                )
-            check_widths(self.taps, self.widths, widths)
-            keys, vectors = torch.cat([self.keys, context.keys]), torch.cat([self.vectors, torch.cat(parts, 1)])
-            self.keys, (self.vectors,) = smallest(keys, [vectors], self.samples)
+        self._add_rows(self.taps, context.keys, [reduced[tap] for tap in self.taps])
         self.tally += torch.tensor([context.size, 1], device=self.device)
-
-    @classmethod
-    def _combine(cls, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not (a["widths"].any() and b["widths"].any()):
-            return a if a["widths"].any() else b
-        check_widths([f"tap {i}" for i in range(len(a["widths"]))], a["widths"], b["widths"])
-        parts = torch.cat([a["keys"], b["keys"]]), [torch.cat([a["vectors"], b["vectors"]])]
-        keys, (vectors,) = smallest(*parts, int(a["limit"]))
-        return a | {"keys": keys, "vectors": vectors, "tally": a["tally"] + b["tally"]}
 
     def compute(self) -> PairwiseResult:
         """Return every measure with its null."""

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from ._games import sample_valuation as sample_valuation
     from ._games import shape_scores as shape_scores
     from ._games import shapley as shapley
+    from ._linear_probe import ProbeAccuracy as ProbeAccuracy
+    from ._linear_probe import probe_accuracy as probe_accuracy
     from ._maps import pack_bits as pack_bits
     from ._maps import unpack_bits as unpack_bits
     from ._net2vec import Net2VecFit as Net2VecFit
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._pid_batch import batch_decomposition as batch_decomposition
     from ._pid_features import Decomposition as Decomposition
     from ._pid_features import cvx_decomposition as cvx_decomposition
     from ._pid_features import decompose as decompose
@@ -70,6 +73,9 @@ __getattr__, __dir__ = attach(
         "ShapeShares": "_games",
         "as_tensor": "_arrays",
         "benjamini_hochberg": "_discoveries",
+        "ProbeAccuracy": "_linear_probe",
+        "as_tensor": "_arrays",
+        "batch_decomposition": "_pid_batch",
         "binarise": "_net2vec",
         "broja": "_broja",
         "centred_gram": "_cka",
@@ -94,6 +100,7 @@ __getattr__, __dir__ = attach(
         "pack_bits": "_maps",
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
+        "probe_accuracy": "_linear_probe",
         "procrustes": "_similarity",
         "relative_corruption_error": "_robustness",
         "relative_robustness": "_robustness",
@@ -123,6 +130,9 @@ __all__ = [
     "ShapeShares",
     "as_tensor",
     "benjamini_hochberg",
+    "ProbeAccuracy",
+    "as_tensor",
+    "batch_decomposition",
     "binarise",
     "broja",
     "centred_gram",
@@ -147,6 +157,7 @@ __all__ = [
     "pack_bits",
     "participation_ratio",
     "percentile_interval",
+    "probe_accuracy",
     "procrustes",
     "relative_corruption_error",
     "relative_robustness",

@@ -89,17 +89,23 @@ class Programme:
 
     def solve(self, p1: Array, p2: Array) -> tuple[Array, Array, Array, str]:
         """Return ``q``, the multipliers of both marginals (not yet feasible), and what clarabel says."""
-        marginals = MASS * np.concatenate([p1.ravel()[self.keep1], p2.ravel()[self.keep2]])
-        right = np.concatenate([marginals, np.zeros(self.rest)])
+        found = status = None
+        for mass in (MASS, 1.0):  # where one scale stalls the other does not
+            right = np.concatenate([mass * p1.ravel()[self.keep1], mass * p2.ravel()[self.keep2], np.zeros(self.rest)])
+            try:
+                found = self.solver(self.P, self.c, self.A, right, self.cones, self.settings).solve()
+            except Exception as error:
+                status = str(error)
+                continue
+            status = str(found.status)
+            if status == "Solved":
+                break
         q, l1, l2 = np.zeros(self.shape), np.zeros(p1.size), np.zeros(p2.size)
-        try:
-            found = self.solver(self.P, self.c, self.A, right, self.cones, self.settings).solve()
-        except Exception as error:  # the certificate of q = 0, repaired, speaks for itself
-            return q, l1.reshape(p1.shape), l2.reshape(p2.shape), str(error)
-        q[self.cells] = np.asarray(found.x)[: len(self.cells[0])] / MASS
-        z = -np.asarray(found.z)[: len(marginals)]
-        l1[self.keep1], l2[self.keep2] = np.split(z, [len(self.keep1)])
-        return q, l1.reshape(p1.shape), l2.reshape(p2.shape), str(found.status)
+        if found is not None:  # else the certificate of q = 0, repaired, speaks for itself
+            q[self.cells] = np.asarray(found.x)[: len(self.cells[0])] / mass
+            z = -np.asarray(found.z)[: len(self.keep1) + len(self.keep2)]
+            l1[self.keep1], l2[self.keep2] = np.split(z, [len(self.keep1)])
+        return q, l1.reshape(p1.shape), l2.reshape(p2.shape), str(status)
 
 
 def share_out(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> list[Any]:

@@ -245,10 +245,10 @@ def with_null(
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (sums**2).sum(1) / n**2 * G / (G - 1)
     mean, top = (null.mean(1), np.sort(null, 1)[:, rank - 1]) if rank else (nan, nan)
-    spread = null.var(1, ddof=1) * (1 + 1 / null.shape[1]) if rank else nan
+    spread = null.var(1, ddof=1) * (1 + 1 / null.shape[1]) if rank else 0.0
     half = float(norm.ppf(1 - alpha / 2)) * np.sqrt(variance + spread)
     fixed = value - mean
-    low, high = np.minimum(fixed, value) - half, np.maximum(fixed, value) + half
+    low, high = np.fmin(fixed, value) - half, np.fmax(fixed, value) + half
     return Decomposition(value, mean, top, fixed, low, high, samples=n, reason="", **rest)  # ty: ignore
 
 
