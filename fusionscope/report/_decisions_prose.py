@@ -369,8 +369,8 @@ def imbalance(d: Decisions) -> list[str]:
         said.append(f"Probes read less from the joint encoder than from the solo one: {listing(less)}.")
     if more:
         said.append(f"Probes read more from the joint encoder than from the solo one: {listing(more)}.")
-    if any(map(_holds_zero, probes.values())) and not less and not more:
-        said.append("Probes read equally much from joint and solo encoders, within the intervals.")
+    if probes and all(map(_holds_zero, probes.values())):
+        said.append("Probes do not tell the joint encoders from the solo ones: every difference's interval holds zero.")
     alone = {r["modality"]: estimate(r) for r in rows if r["measure"] == "alone"}
     ranked = leaders(alone)
     if not ratios and len(ranked) == 1 and len(alone) > 1:

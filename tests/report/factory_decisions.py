@@ -288,9 +288,15 @@ VALUES = {
 }
 
 
+def alone() -> Kept:
+    """The scenes with the tables of the decision instruments only."""
+    whole = scenes()
+    return Kept({name: whole.tables[name] for name in VALUES}, whole.manifest, {}, whole.arrays)
+
+
 def blanked(name: str, columns: str, every: int = 1, whole: Kept | None = None) -> Kept:
     """Return the scenes with NaN in some columns of every n-th row of a table, with a reason."""
-    whole = whole or scenes()
+    whole = whole or alone()
     table = whole.tables[name].reset_index(drop=True).copy()
     gone = table.index % every == 0
     table.loc[gone, columns.split()] = math.nan
@@ -316,7 +322,7 @@ def only(name: str) -> factory.Dissected:
 
 def bare(name: str, columns: str) -> Kept:
     """The scenes without some columns of a table."""
-    whole = scenes()
+    whole = alone()
     tables = whole.tables | {name: whole.tables[name].drop(columns=columns.split())}
     return Kept(tables, whole.manifest, whole.trace, whole.arrays)
 

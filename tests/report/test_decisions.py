@@ -1,0 +1,407 @@
+"""What the report says and draws of contribution, harm, information, robustness and imbalance: what was planted."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusionscope.report import DissectionLike, write_report
+from fusionscope.report import _decisions_prose as prose
+from fusionscope.report import _decisions_tables as listed
+from fusionscope.report._decisions import Decisions
+from fusionscope.report._decisions_charts import waterfall
+from fusionscope.report._decisions_page import CLASSES_DRAWN, sections
+from fusionscope.report._page import render
+from fusionscope.report._samples_drawing import drawing, png
+from fusionscope.report._view import View
+from tests.browser import Chromium
+from tests.report import factory
+from tests.report import factory_decisions as planted
+from tests.report.factory_decisions import Kept, Truth
+
+ORDER = ["contribution", "removal", "hurts", "information", "robustness", "imbalance"]
+
+
+def given(whole: factory.Dissected) -> Decisions:
+    return Decisions(View(whole))
+
+
+def changed(table: str, where: dict[str, Any], whole: Kept | None = None, **columns: Any) -> Decisions:
+    """The scenes with some columns changed in the rows that have these values."""
+    whole = whole or planted.scenes()
+    frame = whole.tables[table].copy()
+    chosen = pd.Series(True, index=frame.index)
+    for name, value in where.items():
+        chosen &= frame[name] == value
+    assert chosen.any()
+    for name, value in columns.items():
+        frame.loc[chosen, name] = value
+    return given(Kept(whole.tables | {table: frame}, whole.manifest, whole.trace, whole.arrays))
+
+
+# --- contribution ---
+
+
+def test_the_largest_contribution_is_named_with_its_interval() -> None:
+    said = prose.contribution(given(planted.scenes()))
+    assert said == [
+        "rgb contributes most to accuracy: 0.50 (0.47 to 0.53). Then depth 0.20 (0.17 to 0.23). "
+        "V(none) is 0.10, V(all) 0.80 (0.77 to 0.83).",
+        "rgb contributes most to mean log-likelihood: 1.00 (0.94 to 1.06) nats. Then depth 0.40 (0.34 to 0.46) nats.",
+    ]
+    swapped = planted.scenes(worth={"rgb": 0.2, "depth": 0.5})
+    assert prose.contribution(given(swapped))[0].startswith("depth contributes most")
+
+
+def test_contributions_whose_intervals_overlap_are_not_ranked() -> None:
+    said = prose.contribution(given(planted.scenes(half=0.2)))[0]
+    assert said.startswith(
+        "rgb and depth are not told apart in what they contribute to accuracy: 0.50 (0.30 to 0.70) and 0.20 (0.00 to"
+    )
+    assert "most" not in said
+    wide = changed("contribution", {"modality": "depth", "concept": ""}, low=-0.9, high=1.3)
+    assert "rgb and depth are not told apart" in prose.most(wide, "accuracy")
+
+
+def test_a_contribution_that_holds_zero_is_none_and_one_below_is_harm() -> None:
+    said = prose.contribution(given(planted.scenes(worth={"rgb": 0.5, "depth": 0.01})))[0]
+    assert "Not told apart from no contribution: depth 0.01 (−0.02 to 0.04)." in said
+    said = prose.contribution(given(planted.scenes(worth={"rgb": 0.5, "depth": -0.2})))[0]
+    assert "Below zero, so harmful on the whole: depth −0.20 (−0.23 to −0.17)." in said
+    none = given(planted.scenes(worth={"rgb": 0.01, "depth": -0.01}))
+    assert prose.most(none, "accuracy").startswith("No modality is shown to contribute to accuracy")
+    points = changed("contribution", {}, low=np.nan, high=np.nan)
+    assert prose.most(points, "accuracy").endswith("0.50, of rgb: a point, no interval.")
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "false"),
+    [(0.25, "cooperate", "redundant"), (-0.25, "redundant", "cooperate:"), (0.01, "add up", "cooperate:")],
+)
+def test_cooperation_redundancy_and_neither(value: float, said: str, false: str) -> None:
+    d = given(planted.scenes(together=value))
+    for sentence in (prose.together(d), prose.cooperation(d)[0], prose.summary(d)):
+        assert f"The modalities {'are ' if said == 'redundant' else ''}{said}" in sentence
+        assert false not in sentence
+    gap = "loses 0.12 (0.10 to 0.15): interaction adds that" if value > 0.1 else "no interaction is shown"
+    assert gap in prose.cooperation(d)[0]
+
+
+def test_a_share_of_a_v_that_is_not_above_zero_is_not_read() -> None:
+    d = changed("coalitions", {"subset": "rgb+depth", "metric": "accuracy"}, value=-0.3)
+    assert prose.together(d).endswith("not above zero here, so its sign is not read.")
+
+
+def test_the_steps_lead_from_none_to_all() -> None:
+    rows = waterfall(given(planted.scenes()), "accuracy")["datasets"]["rows"]
+    assert [(r["y"], round(r["from"], 6), round(r["to"], 6)) for r in rows] == [
+        ("V(none)", 0, 0.1),
+        ("rgb", 0.1, 0.6),
+        ("depth", 0.6, 0.8),
+        ("V(all)", 0, 0.8),
+    ]
+    assert waterfall(changed("contribution", {"modality": "rgb"}, shapley=0.9), "accuracy") == {}
+
+
+def test_the_numbers_are_defined_with_the_choices_they_depend_on() -> None:
+    page = render(View(planted.scenes()))
+    text = page[page.index('<section id="contribution">') : page.index('<section id="removal">')]
+    assert [name for name, _ in listed.definitions(given(planted.scenes()))] == list(listed.DEFINITIONS)
+    assert "absent modalities are filled in by <code>resample</code>, and V(none) is <code>majority</code>" in text
+    assert "arXiv:2205.00302" in text
+
+
+# --- harm ---
+
+
+def test_classes_that_a_modality_hurts() -> None:
+    d = given(planted.scenes())
+    assert prose.harm_in_classes(d) == (
+        "depth hurts in 2 classes: poster −0.20 (−0.26 to −0.14) and camouflaged ball −0.20 (−0.26 to −0.14). "
+        "False discoveries are controlled at 5 % over 16 tests (8 classes × 2 modalities)."
+    )
+    assert [row[1:3] for row in listed.classes(d).body[:2]] == [("poster", "depth"), ("camouflaged ball", "depth")]
+    calm = prose.harm_in_classes(given(planted.scenes(hurts={})))
+    assert calm.startswith("In no class is a modality shown to hurt.")
+    below = changed("contribution", {"concept": "poster"}, hurts=False)
+    assert "poster" not in prose.harm_in_classes(below)
+
+
+def test_samples_that_a_modality_hurts_come_first_with_their_inputs() -> None:
+    d = given(planted.scenes())
+    assert prose.harm_in_samples(d).startswith("depth hurts in 3 samples: ")
+    assert prose.harm_in_samples(d).endswith(
+        "Tested were 40 samples, 80 tests; false discoveries are controlled at 5 % over all of them."
+    )
+    rows = listed.samples(d)
+    assert [(r["sample"], r["modality"], r["hurts"]) for r in rows[:4]][:3] == [
+        ("0 (group 0)", "depth", True),
+        ("7 (group 0)", "depth", True),
+        ("14 (group 0)", "depth", True),
+    ]
+    assert len(rows) == listed.SAMPLES_DRAWN
+    assert not any(r["hurts"] for r in rows[3:])
+    assert (rows[0]["label"], rows[0]["predicted"]) == ("red mug", "green mug"), "numbers are written as classes"
+    assert (rows[0]["effect"], rows[0]["donors"], rows[0]["q"]) == ("−1.50", "19 of 20", "0.004")
+    assert [(m, p[:4], meant) for m, p, meant in rows[0]["pictures"]] == [("rgb", "<img", 0), ("depth", "<svg", 1)]
+    calm = changed("samples", {}, hurts=False)
+    assert prose.harm_in_samples(calm).startswith("For no tested sample is a modality shown to hurt.")
+
+
+def test_a_dissection_without_arrays_lists_samples_undrawn() -> None:
+    whole = planted.only("samples")
+    assert not hasattr(whole, "arrays")
+    assert isinstance(whole, DissectionLike)
+    assert all(row["pictures"] == [] for row in listed.samples(given(whole)))
+    assert '<th scope="col">Inputs' not in render(View(whole))
+
+
+def test_an_image_survives_the_encoder() -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (11, 13, 3), dtype=np.uint8)
+    data = png(pixels)
+    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
+    assert (width, height, depth, kind) == (13, 11, 8, 2)
+    start = data.index(b"IDAT") + 4
+    size = struct.unpack(">I", data[start - 8 : start - 4])[0]
+    rows = np.frombuffer(zlib.decompress(data[start : start + size]), np.uint8).reshape(11, 1 + 39)
+    assert not rows[:, 0].any()
+    assert (rows[:, 1:].reshape(11, 13, 3) == pixels).all()
+    assert struct.unpack(">I", data[start + size : start + size + 4])[0] == zlib.crc32(data[start - 4 : start + size])
+
+
+def test_what_cannot_be_drawn_is_left_out() -> None:
+    assert drawing(np.zeros((2, 3, 5, 7), np.float32), "red", "x") == ""
+    assert drawing(np.zeros((0, 3), np.float32), "red", "x") == ""
+    assert drawing(np.full((5, 2), np.nan), "red", "x") == ""
+    assert drawing(np.array(["a"]), "red", "x") == ""
+    holes = drawing(np.array([[0.0], [1.0], [np.nan], [2.0], [3.0]]), "red", "x")
+    assert holes.count("M") == 2
+    assert drawing(np.zeros(1000), "red", "x").count("<rect") == 64
+    assert '"><b>' not in drawing(np.zeros((3, 5), np.uint8), "red", '"><b>')
+
+
+# --- information ---
+
+
+def test_the_dominant_part_is_named_for_label_and_prediction() -> None:
+    (said,) = prose.information(given(planted.scenes()))
+    assert said == (
+        "rgb and depth: about the label, at the inputs, synergy dominates, 0.80 (0.76 to 0.84) bits; "
+        "about the prediction, at the inputs, redundancy dominates, 0.70 (0.66 to 0.74) bits."
+    )
+    unique = changed("information", {"atom": "U_a"}, corrected=1.2, low=1.1, high=1.3, value=1.3)
+    assert "about the label, at the inputs, only rgb dominates" in prose.information(unique)[0]
+
+
+def test_inside_the_intervals_or_the_null_nothing_is_named() -> None:
+    inside = changed("information", {}, low=-0.5)
+    assert prose.information(inside)[0].count("nothing beyond the intervals") == 2
+    null = changed("information", {}, shuffled_high=2.0)
+    assert prose.information(null)[0].count("nothing beyond the intervals") == 2
+    rival = changed("information", {"atom": "U_a", "about": "label"}, corrected=0.79, low=0.7, high=0.9, value=0.9)
+    assert "no part stands out: synergy 0.80 (0.76 to 0.84) bits and only rgb 0.79" in prose.information(rival)[0]
+
+
+def test_negative_estimates_are_shown_and_the_bias_beside_them() -> None:
+    d = given(planted.scenes())
+    body = listed.information(d).body
+    row = next(r for r in body if r[4] == "only depth")
+    assert row[5:9] == ("0.000", "0.040", "0.070", "−0.040 (−0.080 to 0.000)")
+    assert row[9] == "3e−09"
+    charts: dict[str, Any] = {}
+    part = sections(d, charts)["information"]["open"][0]["figures"][0]
+    bars = [r for r in charts[part["name"]]["datasets"]["rows"] if r.get("s") == "corrected"]
+    assert [round(r["to"] - r["from"], 6) for r in bars] == [0.05, 0.3, -0.04, 0.8]
+    assert next(r["from"] for r in bars if r["c"] == 2) == 0, "below zero it grows to the left"
+
+
+def test_each_against_the_rest_comes_first() -> None:
+    d = given(planted.many())
+    assert [d.other(a, b) for a, b, _ in list(d.decompositions)[:6]] == ["the rest"] * 5 + ["depth"]
+
+
+# --- robustness ---
+
+
+def test_the_most_damaging_corruption_and_where_calibration_breaks() -> None:
+    assert prose.robustness(given(planted.scenes()))[0] == (
+        "At severity 5 noise does most damage to rgb: accuracy falls by 0.45 (0.43 to 0.47). "
+        "Confidence calibration breaks (ECE above the clean one) by severity: noise (from 2 on)."
+    )
+    assert prose.worst(given(planted.scenes())).startswith("The most damaging corruption at severity 5 is noise on rgb")
+    other = changed("robustness", {"corruption": "blur", "severity": 5}, drop=0.6, drop_low=0.55, drop_high=0.65)
+    assert prose.damage(other, "rgb").startswith("At severity 5 blur does most damage to rgb")
+    again = changed("robustness", {"severity": 3}, ece_low=0.0)
+    assert "noise (at 2, 4 and 5)" in prose.calibration(again, "rgb")
+
+
+def test_drops_inside_their_intervals_are_no_damage() -> None:
+    none = changed("robustness", {}, drop_low=-0.2, ece_low=0.0)
+    assert prose.damage(none, "rgb") == "At severity 5 no corruption of rgb is shown to lower accuracy."
+    assert prose.worst(none) == ""
+    assert prose.robustness(none)[-1].startswith("ECE is nowhere shown to rise above the clean one")
+    rivals = changed("robustness", {}, drop_low=0.05, drop_high=0.9)
+    assert "are not told apart" in prose.damage(rivals, "rgb")
+    assert "are not told apart" in prose.worst(rivals)
+
+
+def test_the_baseline_is_named_or_its_columns_left_out() -> None:
+    d = given(planted.scenes())
+    assert listed.robustness_summary(d).head == ("Modality", "Corruption", "Relative", "Effective", "CE", "Relative CE")
+    assert "Baseline: <code>late fusion</code>" in render(View(planted.scenes()))
+    whole = planted.alone()
+    bare = {k: v for k, v in whole.manifest["parameters"].items() if k != "baseline"}
+    table = planted.robustness_summary(["rgb", "depth"], "")
+    none = Kept(whole.tables | {"robustness_summary": table}, whole.manifest | {"parameters": bare}, {}, {})
+    assert listed.robustness_summary(given(none)).head == ("Modality", "Corruption", "Relative")
+    assert "No baseline was named" in render(View(none))
+
+
+# --- imbalance ---
+
+
+def test_dominance_and_probes() -> None:
+    assert prose.imbalance(given(planted.scenes())) == [
+        "Discrepancy ratio above 1, so dominant in the head: rgb 2.00 (1.97 to 2.03).",
+        "Probes read less from the joint encoder than from the solo one: depth −0.10 (−0.13 to −0.07).",
+    ]
+    level = changed("imbalance", {}, low=-5.0, high=5.0)
+    assert [s.split(":")[0] for s in prose.imbalance(level)] == [
+        "No modality dominates the head",
+        "Probes do not tell the joint encoders from the solo ones",
+    ]
+
+
+# --- sections ---
+
+
+def test_everything_failed_gives_its_reasons() -> None:
+    d = given(planted.failed())
+    said = [*prose.contribution(d), *prose.cooperation(d), prose.harm_in_classes(d), prose.harm_in_samples(d)]
+    said += [*prose.information(d), *prose.robustness(d), *prose.imbalance(d)]
+    assert all("<today>" in line for line in said), said
+    charts: dict[str, Any] = {}
+    assert list(sections(d, charts)) == [name for name in ORDER if name != "removal"]
+    assert charts == {}
+    assert prose.worst(d) == ""
+
+
+@pytest.mark.parametrize("name", [*planted.EVERY, *planted.ODD])
+def test_no_sentence_holds_nan(name: str) -> None:
+    page = re.sub(
+        r"<script.*?</script>|<style.*?</style>", "", render(View((planted.EVERY | planted.ODD)[name]())), flags=re.S
+    )
+    page = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"\bnan\b|None|<NA>|\binf\b", page)
+
+
+def test_sections_stand_in_order_and_old_dissections_have_none() -> None:
+    page = render(View(planted.scenes()))
+    places = [page.index(f'<section id="{name}">') for name in ["trace", *ORDER, "similarity"]]
+    assert places == sorted(places)
+    linked = re.findall(r'<li><a href="#(\w+)"', page)
+    assert linked[:9] == ["summary", "trace", *ORDER, "similarity"]
+    for make in (factory.scenes, factory.empty, factory.failed):
+        assert sections(given(make()), {}) == {}
+
+
+def test_tables_read_back_from_csv_say_the_same(tmp_path: Path) -> None:
+    whole = planted.alone()
+    tables = {}
+    for name, table in whole.tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        tables[name] = pd.read_csv(tmp_path / f"{name}.csv")
+    one, two = given(whole), given(Kept(tables, whole.manifest, {}, whole.arrays))
+    for say in (prose.contribution, prose.cooperation, prose.harm_in_classes, prose.harm_in_samples, prose.information):
+        assert say(one) == say(two)
+    assert listed.samples(one) == listed.samples(two)
+    assert prose.robustness(one) == prose.robustness(two)
+
+
+def test_a_hundred_classes_are_drawn_in_part() -> None:
+    d = given(planted.many())
+    charts: dict[str, Any] = {}
+    part = sections(d, charts)["hurts"]
+    assert (part["shown"], part["left"]) == (CLASSES_DRAWN, 100 - CLASSES_DRAWN)
+    drawn = {row["y"] for one in part["drawn"] for row in charts[one["name"]]["datasets"]["rows"]}
+    assert len(drawn) == CLASSES_DRAWN
+    assert all(d.classes[i] in drawn for i in (3, 50)), "the classes that are hurt are among them"
+    assert len(listed.classes(d).body) == 600
+
+
+def test_eight_modalities_keep_the_tables_short() -> None:
+    d = given(planted.eight())
+    assert len(listed.together(d).body) < 20 < len(listed.together(d, compact=False).body)
+    assert len(listed.samples(d)[0]["pictures"]) == listed.INPUTS_DRAWN
+    charts: dict[str, Any] = {}
+    found = sections(d, charts)
+    assert len(charts) < 60
+    assert found["information"]["left"] == 28 + 8 - 12
+    assert len({tuple(mark) for mark in (k[1:] for k in found["robustness"]["drawn"][0]["key"])}) == 9
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("decisions")
+    return {name: write_report(make(), folder / f"{name}.html") for name, make in planted.EVERY.items()}
+
+
+BROKEN = "[...document.querySelectorAll('[data-chart]')].filter(b => b.querySelectorAll('svg path').length < 4).length"
+
+
+@pytest.mark.parametrize("name", planted.EVERY)
+def test_pages_draw_in_silence_and_fit_a_narrow_window(browser: Chromium, reports: dict[str, Path], name: str) -> None:
+    browser.open(reports[name], width=390, height=800, dark=name == "decisions many")
+    found = browser.result(BROKEN, "document.documentElement.scrollWidth")
+    assert (found.console_errors, found.warnings, found.requests, found.values) == ([], [], [], [0, 390])
+
+
+@pytest.mark.parametrize("name", [n for n in planted.ODD if not n.startswith("only")])
+def test_what_is_missing_leaves_no_warning(browser: Chromium, tmp_path: Path, name: str) -> None:
+    browser.open(write_report(planted.ODD[name](), tmp_path / "r.html"))
+    found = browser.result("[...document.querySelectorAll('[data-chart]')].filter(b => !b.querySelector('svg')).length")
+    assert (found.console_errors, found.warnings, found.values) == ([], [], [0])
+
+
+def test_pictures_are_seen_and_names_stay_text(browser: Chromium, reports: dict[str, Path]) -> None:
+    browser.open(reports["decisions"])
+    seen = "[...document.querySelectorAll('.samples img')].map(i => i.naturalWidth)"
+    assert browser.evaluate(seen) == [96] * listed.SAMPLES_DRAWN
+    source = browser.evaluate("document.querySelector('.samples img').src")
+    assert base64.b64decode(source.split(",")[1])[:4] == b"\x89PNG"
+    fills = "[...document.querySelectorAll('#contribution [data-chart^=contribution] .mark-rect path')]"
+    widths = browser.evaluate(f"{fills}.map(p => p.getBBox().width)")
+    assert widths[1] / widths[0] == pytest.approx(0.4, abs=0.01)
+    browser.open(reports["decisions nasty"])
+    named = "document.querySelectorAll('main b b, main img:not(.samples img), main u, .samples script').length"
+    assert browser.evaluate(named) == 0
+    assert browser.evaluate("document.getElementById('robustness').textContent.includes('<img src=x')")
+    browser.hover("#contribution .mark-rect path")
+    browser.evaluate("new Promise(r => setTimeout(r, 100))")
+    tip = "document.getElementById('vg-tooltip-element')"
+    assert browser.evaluate(f"{tip}.textContent.includes('<b>x</b>')")
+    assert browser.evaluate(f"{tip}.querySelectorAll('b, script, img').length") == 0
+
+
+def test_truth_is_planted_as_said() -> None:
+    """The planted contributions add up, so that the waterfall may be drawn."""
+    truth = Truth({"rgb": 0.5, "depth": 0.2})
+    table = planted.coalitions(truth, []).query("metric == 'accuracy'").set_index("subset")["value"]
+    assert table["rgb+depth"] - table[""] == pytest.approx(sum(truth.worth.values()))
