@@ -99,7 +99,10 @@ class Features:
         if "pairwise" in measures:
             self._use("pairwise", PairwiseSimilarity(own, permutations=nulls, **common), own)
         self.information: Information | None = None
-        if {"information", "imbalance"} & set(measures) and task.kind != "none":
+        asked = {"information", "imbalance"} & set(measures)
+        if "information" in asked and task.kind == "multilabel":
+            self.notes.append("information needs one label or number per sample; the task is multilabel")
+        elif asked and task.kind not in ("none", "multilabel"):
             self.information = Information(sources, task, first, measures, **common)
             if self.information.spots:
                 self._use("information", self.information.instrument, self.information.spots)

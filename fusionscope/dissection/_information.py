@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from fusionscope.batch import Batch
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._task import Task
 from fusionscope.measures import Broja, InformationResult
-from fusionscope.measures.functional import probe_accuracy
+from fusionscope.measures.functional import ProbeAccuracy, probe_accuracy
 
 LEVELS = 3
 WIDEST = 2048
@@ -37,18 +38,16 @@ class Information:
         self.seed, self.alpha = seed, alpha
         self.inputs = [m for m in self.main.modalities if input_features(first, m, task) is not None]
         self.pairs: dict[tuple[Side, Side], dict[str, Any]] = {}
-        self.ends = {source.name: [source.of(m)[-1] for m in source.modalities if source.of(m)] for source in sources}
+        compared = [source for source in sources if not source.name or source.name.startswith("solo ")]
+        self.ends = {source.name: [source.of(m)[-1] for m in source.modalities if source.of(m)] for source in compared}
         self.probed = "imbalance" in measures
         if "information" in measures:
             self._pairs()
         spots = [spot for pair in self.pairs for side in pair for spot in side]
         if self.probed:
-            solo = [source for source in sources if not source.name or source.name.startswith("solo ")]
-            spots += [source.spot(tap) for source in solo for tap in self.ends[source.name]]
+            spots += [source.spot(tap) for source in sources for tap in self.ends.get(source.name, [])]
         self.spots = list(dict.fromkeys(spots))
-        self.instrument = Broja(
-            self.spots, pairs=list(self.pairs), classes=len(task.classes) or None, alpha=alpha, seed=seed
-        )
+        self.instrument = Broja(self.spots, pairs=list(self.pairs), classes=len(task.classes), alpha=alpha, seed=seed)
 
     def _pairs(self) -> None:
         names = self.main.modalities
@@ -90,6 +89,7 @@ class Information:
         for row in result.rows:
             said = asdict(row)
             sides = said.pop("side_a"), said.pop("side_b")
+            said["bins"] = "x".join(map(str, said["bins"]))
             found.append({**self.pairs[sides], **said})
         return found
 
@@ -98,29 +98,26 @@ class Information:
         rows: list[dict[str, Any]] = []
         if not self.probed or self.task.kind != "classification":
             return rows
-        group = result.groups
-        joint: dict[str, Any] = {}
+        labels = np.nan_to_num(result.labels[:, 0], nan=-1).astype(np.int64)
+        joint: dict[str, ProbeAccuracy] = {}
         for source in self.sources:
-            if source.name and not source.name.startswith("solo "):
-                continue
-            for tap in self.ends[source.name]:
-                features = result.features[source.spot(tap)]
-                found = probe_accuracy(features, result.labels, group, seed=self.seed, alpha=self.alpha)
+            for tap in self.ends.get(source.name, []):
+                spot = source.spot(tap)
+                if spot not in result.features:
+                    continue
+                features = result.features[spot]
+                found = probe_accuracy(features, labels, result.groups, seed=self.seed, alpha=self.alpha)
+                values = found.accuracy, found.low, found.high
                 kind = "probe solo" if source.name else "probe joint"
-                rows.append(_row(kind, tap.modality, found.value, found.low, found.high, found.reason))
+                rows.append(_row(kind, tap.modality, *values, found.reason))
                 if not source.name:
                     joint[tap.modality] = found
                 elif tap.modality in joint:
-                    rows.append(self._difference(tap.modality, joint[tap.modality], found))
+                    gap = joint[tap.modality].minus(found)
+                    rows.append(
+                        _row("probe difference", tap.modality, *gap, joint[tap.modality].reason or found.reason)
+                    )
         return rows
-
-    def _difference(self, modality: str, joint: Any, solo: Any) -> dict[str, Any]:
-        """Joint minus solo, paired over the folds."""
-        gap = joint.right - solo.right
-        value = joint.value - solo.value
-        half = (joint.high - joint.low) / 2
-        del gap
-        return _row("probe difference", modality, value, value - half, value + half, joint.reason or solo.reason)
 
 
 def _row(measure: str, modality: str, value: float, low: float, high: float, reason: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How well a linear classifier reads labels from features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,11 +16,12 @@ Array = np.ndarray
 STRENGTHS = 10.0 ** np.arange(-4, 4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProbeAccuracy:
     """Share of held-out samples that a ridge classifier labels right, with its interval.
 
     ``chance`` is the share of the most frequent label; ``reason`` says why there is no value and is "" otherwise.
+    ``hits`` of ``sizes`` samples are right in each fold.
     """
 
     accuracy: float
@@ -30,6 +31,29 @@ class ProbeAccuracy:
     samples: int
     folds: int
     reason: str
+    hits: Float64[Array, "F"] = field(repr=False)
+    sizes: Float64[Array, "F"] = field(repr=False)
+    alpha: float = 0.05
+
+    def minus(self, other: "ProbeAccuracy") -> tuple[float, float, float]:
+        """Return the difference to a probe of the same samples and folds, with its paired interval.
+
+        Raises:
+            InputError: it has other folds.
+        """
+        if self.reason or other.reason:
+            return (float("nan"),) * 3
+        if not np.array_equal(self.sizes, other.sizes):
+            raise InputError("expected two probes of the same samples with the same groups, folds and seed")
+        return _with_interval(self.hits - other.hits, self.sizes, self.alpha)
+
+
+def _with_interval(hits: Float64[Array, "F"], sizes: Float64[Array, "F"], alpha: float) -> tuple[float, float, float]:
+    n = sizes.sum()
+    value = hits.sum() / n
+    se = grouped_jackknife(np.array(value), (hits.sum() - hits) / (n - sizes), sizes)
+    half = float(student.ppf(1 - alpha / 2, len(hits) - 1) * se)
+    return float(value), float(value - half), float(value + half)
 
 
 def probe_accuracy(
@@ -78,15 +102,13 @@ def probe_accuracy(
     fold = np.random.default_rng(seed).permutation(G)[groups] % min(folds, max(G, 1))
     reason = _why_not(features, codes, G)
     if reason:
-        return ProbeAccuracy(float("nan"), float("nan"), float("nan"), float("nan"), n, 0, reason)
+        nan, none = float("nan"), np.zeros(0)
+        return ProbeAccuracy(nan, nan, nan, nan, n, 0, reason, none, none, alpha)
     F = int(fold.max()) + 1
     right = np.concatenate([[hits(features, codes, fold == f).sum(), (fold == f).sum()] for f in range(F)])
     hit, sizes = right.reshape(F, 2).T.astype(np.float64)
-    value = hit.sum() / n
-    se = grouped_jackknife(np.array(value), (hit.sum() - hit) / (n - sizes), sizes)
-    half = float(student.ppf(1 - alpha / 2, F - 1) * se)
     chance = float(np.bincount(codes).max() / n)
-    return ProbeAccuracy(float(value), float(value - half), float(value + half), chance, n, F, "")
+    return ProbeAccuracy(*_with_interval(hit, sizes, alpha), chance, n, F, "", hit, sizes, alpha)
 
 
 def _why_not(features: Float64[Array, "n D"], codes: Int64[Array, "n"], groups: int) -> str:
