@@ -10,6 +10,7 @@ import measures_naive as naive
 import numpy as np
 import torch
 from concepts_naive import naive_concepts
+from measures_games import game_cases
 from measures_similarity import similarity_cases
 
 from fusionscope.measures import (
@@ -349,6 +350,7 @@ CASES = {
         table_case("classification"),
         table_case("dense"),
         table_case("regression"),
+        *game_cases(Case),
         *similarity_cases(Case, feed_taps, cast_taps, fields),
     ]
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._concepts import set_iou as set_iou
     from ._discoveries import benjamini_hochberg as benjamini_hochberg
     from ._discoveries import sign_test as sign_test
+    from ._emap import emap as emap
     from ._games import Cooperation as Cooperation
     from ._games import InterSHAP as InterSHAP
     from ._games import ShapeShares as ShapeShares
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._perceptual import Perceptual as Perceptual
+    from ._perceptual import perceptual_score as perceptual_score
+    from ._perceptual import permute_within as permute_within
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._resampling import percentile_interval as percentile_interval
@@ -53,6 +57,7 @@ __getattr__, __dir__ = attach(
         "InterSHAP": "_games",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
+        "Perceptual": "_perceptual",
         "ShapeShares": "_games",
         "as_tensor": "_arrays",
         "benjamini_hochberg": "_discoveries",
@@ -62,6 +67,7 @@ __getattr__, __dir__ = attach(
         "cka": "_cka",
         "class_selectivity_index": "_units",
         "effective_rank": "_units",
+        "emap": "_emap",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
@@ -74,6 +80,8 @@ __getattr__, __dir__ = attach(
         "pack_bits": "_maps",
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
+        "perceptual_score": "_perceptual",
+        "permute_within": "_perceptual",
         "procrustes": "_similarity",
         "resolve_score": "_scores",
         "rsa": "_similarity",
@@ -95,6 +103,7 @@ __all__ = [
     "InterSHAP",
     "JointScore",
     "Net2VecFit",
+    "Perceptual",
     "ShapeShares",
     "as_tensor",
     "benjamini_hochberg",
@@ -104,6 +113,7 @@ __all__ = [
     "cka",
     "class_selectivity_index",
     "effective_rank",
+    "emap",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
@@ -116,6 +126,8 @@ __all__ = [
     "pack_bits",
     "participation_ratio",
     "percentile_interval",
+    "perceptual_score",
+    "permute_within",
     "procrustes",
     "resolve_score",
     "rsa",
