@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ._detectors import DetectorResult as DetectorResult
     from ._detectors import TapDetectors as TapDetectors
     from ._detectors import UnitDetectors as UnitDetectors
+    from ._emap import Emap as Emap
+    from ._emap import EmapResult as EmapResult
     from ._eta import EtaResult as EtaResult
     from ._eta import EtaSquared as EtaSquared
     from ._eta import TapEta as TapEta
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
     from ._pairwise import PairMatrix as PairMatrix
     from ._pairwise import PairwiseResult as PairwiseResult
     from ._pairwise import PairwiseSimilarity as PairwiseSimilarity
+    from ._perceptual import PerceptualResult as PerceptualResult
+    from ._perceptual import PerceptualRow as PerceptualRow
+    from ._perceptual import PerceptualScore as PerceptualScore
     from ._probe import ConceptProbe as ConceptProbe
     from ._probe import ConceptResult as ConceptResult
     from ._probe import TapConcepts as TapConcepts
@@ -90,6 +95,8 @@ __getattr__, __dir__ = attach(
         "CurveResult": "_curves",
         "DetectorResult": "_detectors",
         "EffectiveRobustness": "_curves",
+        "Emap": "_emap",
+        "EmapResult": "_emap",
         "EtaResult": "_eta",
         "EtaSquared": "_eta",
         "InformationResult": "_information",
@@ -104,6 +111,9 @@ __getattr__, __dir__ = attach(
         "PairedScores": "_paired",
         "PairwiseResult": "_pairwise",
         "PairwiseSimilarity": "_pairwise",
+        "PerceptualResult": "_perceptual",
+        "PerceptualRow": "_perceptual",
+        "PerceptualScore": "_perceptual",
         "Profile": "_semantic",
         "RelativeRobustness": "_curves",
         "RemovalResult": "_coalitions",
@@ -154,6 +164,8 @@ __all__ = [
     "CurveResult",
     "DetectorResult",
     "EffectiveRobustness",
+    "Emap",
+    "EmapResult",
     "EtaResult",
     "EtaSquared",
     "InformationResult",
@@ -168,6 +180,9 @@ __all__ = [
     "PairedScores",
     "PairwiseResult",
     "PairwiseSimilarity",
+    "PerceptualResult",
+    "PerceptualRow",
+    "PerceptualScore",
     "Profile",
     "RelativeRobustness",
     "RemovalResult",

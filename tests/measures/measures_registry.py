@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from concepts_naive import naive_concepts
 from measures_robustness import robustness_cases
+from measures_games import game_cases
 from measures_similarity import similarity_cases
 
 from fusionscope.measures import (
@@ -351,6 +352,7 @@ CASES = {
         table_case("dense"),
         table_case("regression"),
         *robustness_cases(Case),
+        *game_cases(Case),
         *similarity_cases(Case, feed_taps, cast_taps, fields),
     ]
 }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._concepts import set_iou as set_iou
     from ._discoveries import benjamini_hochberg as benjamini_hochberg
     from ._discoveries import sign_test as sign_test
+    from ._emap import emap as emap
     from ._games import Cooperation as Cooperation
     from ._games import InterSHAP as InterSHAP
     from ._games import ShapeShares as ShapeShares
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from ._pid_features import cvx_decomposition as cvx_decomposition
     from ._pid_features import decompose as decompose
     from ._pid_features import discretise as discretise
+    from ._perceptual import Perceptual as Perceptual
+    from ._perceptual import perceptual_score as perceptual_score
+    from ._perceptual import permute_within as permute_within
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._resampling import percentile_interval as percentile_interval
@@ -71,6 +75,7 @@ __getattr__, __dir__ = attach(
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
         "ProbeAccuracy": "_linear_probe",
+        "Perceptual": "_perceptual",
         "ShapeShares": "_games",
         "as_tensor": "_arrays",
         "batch_decomposition": "_pid_batch",
@@ -86,6 +91,7 @@ __getattr__, __dir__ = attach(
         "discretise": "_pid_features",
         "effective_rank": "_units",
         "effective_robustness": "_robustness",
+        "emap": "_emap",
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
@@ -100,6 +106,8 @@ __getattr__, __dir__ = attach(
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
         "probe_accuracy": "_linear_probe",
+        "perceptual_score": "_perceptual",
+        "permute_within": "_perceptual",
         "procrustes": "_similarity",
         "relative_corruption_error": "_robustness",
         "relative_robustness": "_robustness",
@@ -127,6 +135,7 @@ __all__ = [
     "JointScore",
     "Net2VecFit",
     "ProbeAccuracy",
+    "Perceptual",
     "ShapeShares",
     "as_tensor",
     "batch_decomposition",
@@ -142,6 +151,7 @@ __all__ = [
     "discretise",
     "effective_rank",
     "effective_robustness",
+    "emap",
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
@@ -156,6 +166,8 @@ __all__ = [
     "participation_ratio",
     "percentile_interval",
     "probe_accuracy",
+    "perceptual_score",
+    "permute_within",
     "procrustes",
     "relative_corruption_error",
     "relative_robustness",
