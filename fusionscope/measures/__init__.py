@@ -148,8 +148,8 @@ __getattr__, __dir__ = attach(
 )
 
 __all__ = [
-    "CKA",
     "Broja",
+    "CKA",
     "CKAResult",
     "ChannelCorrelation",
     "ChannelCorrelationResult",

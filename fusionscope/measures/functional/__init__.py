@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._perceptual import Perceptual as Perceptual
+    from ._perceptual import perceptual_score as perceptual_score
+    from ._perceptual import permute_within as permute_within
     from ._pid_batch import batch_decomposition as batch_decomposition
     from ._pid_features import Decomposition as Decomposition
     from ._pid_features import cvx_decomposition as cvx_decomposition
     from ._pid_features import decompose as decompose
     from ._pid_features import discretise as discretise
-    from ._perceptual import Perceptual as Perceptual
-    from ._perceptual import perceptual_score as perceptual_score
-    from ._perceptual import permute_within as permute_within
     from ._resampling import family_bound as family_bound
     from ._resampling import grouped_jackknife as grouped_jackknife
     from ._resampling import percentile_interval as percentile_interval
@@ -74,8 +74,8 @@ __getattr__, __dir__ = attach(
         "InterSHAP": "_games",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
-        "ProbeAccuracy": "_linear_probe",
         "Perceptual": "_perceptual",
+        "ProbeAccuracy": "_linear_probe",
         "ShapeShares": "_games",
         "as_tensor": "_arrays",
         "batch_decomposition": "_pid_batch",
@@ -105,9 +105,9 @@ __getattr__, __dir__ = attach(
         "pack_bits": "_maps",
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
-        "probe_accuracy": "_linear_probe",
         "perceptual_score": "_perceptual",
         "permute_within": "_perceptual",
+        "probe_accuracy": "_linear_probe",
         "procrustes": "_similarity",
         "relative_corruption_error": "_robustness",
         "relative_robustness": "_robustness",
@@ -134,8 +134,8 @@ __all__ = [
     "InterSHAP",
     "JointScore",
     "Net2VecFit",
-    "ProbeAccuracy",
     "Perceptual",
+    "ProbeAccuracy",
     "ShapeShares",
     "as_tensor",
     "batch_decomposition",
@@ -165,9 +165,9 @@ __all__ = [
     "pack_bits",
     "participation_ratio",
     "percentile_interval",
-    "probe_accuracy",
     "perceptual_score",
     "permute_within",
+    "probe_accuracy",
     "procrustes",
     "relative_corruption_error",
     "relative_robustness",
