@@ -2,8 +2,8 @@
 
     python benchmarks/shapley_rival.py [--rounds 5] [--samples 2048] [--batch-size 64]
 
-Needs captum (``pip install -c constraints.txt -e ".[peers]"``). Model: an encoder of its own for an image, a sequence and
-a vector, their features concatenated, a two-layer head. Both replace absent modalities by zeros and value the mean
+Needs captum (``pip install -c constraints.txt -e ".[peers]"``). Model: an encoder each for an image, a sequence and a
+vector, their features concatenated, a two-layer head. Both replace absent modalities by zeros and value the mean
 log-likelihood of the label, so both give the same three numbers (printed). captum values every sample over n·n!
 evaluations; we score each of the 2^3 subsets once per batch, and run each encoder once with and once without its input.
 Times are of the whole call, the trace included; the ratio is taken within each round.
@@ -107,14 +107,13 @@ def main() -> None:
         theirs, expected, asked = captums()
         ratios.append(theirs / mine)
         print(
-            f"round {number}: dissect {mine:.2f} s, {forwards:.2f} forwards per batch; captum {theirs:.2f} s, {asked:.0f}; "
-            f"{ratios[-1]:.2f} times faster"
+            f"round {number}: dissect {mine:.2f} s, {forwards:.2f} forwards a batch; captum {theirs:.2f} s, "
+            f"{asked:.0f} forwards; {ratios[-1]:.2f} times faster"
         )
     worst = max(abs(values[name] - expected[name]) for name in NAMES)
     print(f"values {values}, largest difference {worst:.1e}")
-    print(
-        f"faster: median {statistics.median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f} (limit: at least 3)"
-    )
+    middle, least, most = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"faster: median {middle:.2f}, range {least:.2f} to {most:.2f} (limit: at least 3)")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         "valuation",
         "imbalance",
     )
-    """Instruments to run; all = every one. Only when named: information, robustness, perceptual, emap (they run the model
-    many times more, or solve many programmes), detectors and pairwise."""
+    """Instruments to run; all = every one. Only when named: information, robustness, perceptual and emap (they run the
+    model many times more, or solve many programmes), detectors and pairwise."""
     kinds: tuple[str, ...] = ()
     """What modalities are, for the corruptions that suit them, as depth=depth audio=audio (default: by shape and name).
     One of image, depth, video, audio, sequence, vector, tokens."""

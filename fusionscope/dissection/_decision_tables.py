@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fusionscope.measures import RemovalResult, contributions, valuations
+from fusionscope.measures import EmapResult, RemovalResult, contributions, valuations
 from fusionscope.measures.functional import percentile_interval
 
 SAMPLES = ["sample", "group", "label", "predicted", "modality", "effect", "worse", "donors", "p", "q", "hurts"]
@@ -21,12 +21,12 @@ def joined(names: Iterable[str], modalities: Sequence[str]) -> str:
     return "+".join(m for m in modalities if m in chosen)
 
 
-def frame(rows: Iterable[Any], modalities: Sequence[str], **more: Any) -> pd.DataFrame:
-    """Return result rows (dataclasses) as a table, with ``more`` columns in front and sets of modalities as words."""
+def frame(rows: Iterable[Any], modalities: Sequence[str]) -> pd.DataFrame:
+    """Return result rows (dataclasses) as a table, sets of modalities written as words."""
     said = []
     for row in rows:
         fields = {k: joined(v, modalities) if isinstance(v, (frozenset, tuple)) else v for k, v in asdict(row).items()}
-        said.append(more | fields)
+        said.append(fields)
     return pd.DataFrame(said)
 
 
@@ -101,6 +101,22 @@ def valued(result: RemovalResult) -> list[dict[str, Any]]:
             value = float(found.values[m, i])
             rows.append({"sample": sample, "group": group, "modality": modality, "valuation": value})
     return rows
+
+
+def emap(found: Iterable[tuple[str, EmapResult | str]], metric: str) -> pd.DataFrame:
+    """Two rows per modality: the metric of the additive approximation, and the gap of the model's metric to it."""
+    nan, rows = float("nan"), []
+    for modality, one in found:
+        shared = {"metric": metric, "subset": modality}
+        if isinstance(one, str):
+            empty = {"value": nan, "low": nan, "high": nan, "reason": one}
+            rows += [shared | {"kind": kind} | empty for kind in ("emap gap", "emap")]
+            continue
+        gap = {"value": one.gap, "low": one.gap_low, "high": one.gap_high}
+        value = {"value": one.value, "low": one.low, "high": one.high}
+        rows += [shared | {"kind": "emap gap"} | gap | {"reason": one.reason}]
+        rows += [shared | {"kind": "emap"} | value | {"reason": one.reason}]
+    return pd.DataFrame(rows, columns=["metric", "kind", "subset", "value", "low", "high", "reason"])
 
 
 def samples(tested: Sequence[dict[str, Any]], values: Sequence[dict[str, Any]]) -> pd.DataFrame:

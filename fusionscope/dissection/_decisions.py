@@ -33,7 +33,7 @@ from fusionscope.measures import (
 )
 from fusionscope.tracing import Trace
 
-DONORS = 12
+DONORS = 24
 GAMES = ("removal", "contribution", "imbalance")
 FEW_GROUPS = 10
 
@@ -99,7 +99,7 @@ class Decisions:
             if any(call.batch_coupled for call in found.calls):
                 self.notes.append("valuation: samples of a batch influence each other in this model, so none is valued")
             else:
-                self.valuation = Valuation(names, task.kind, classes, donors=DONORS, **common)
+                self.valuation = Valuation(task, names, donors=DONORS, **common)
         if "perceptual" in wanted:
             self.perception = Perception(names, task.kind, score, **common)
         if "emap" in wanted and len(names) > 1:
@@ -164,10 +164,12 @@ class Decisions:
         if results:
             found |= self._games(results)
         if self.perception is not None:
-            found["perceptual"] = tables_of.frame(self.perception.table.compute().rows, names, metric=self.metric)
+            found["perceptual"] = tables_of.frame(self.perception.table.compute().rows, names)
         if self.additive is not None:
-            extra = tables_of.emap(self.additive.compute(rows, device), names, self.metric)
-            found["cooperation"] = pd.concat([found["cooperation"], extra]) if "cooperation" in found else extra
+            extra = tables_of.emap(self.additive.compute(rows, device), self.metric)
+            found["cooperation"] = (
+                pd.concat([found["cooperation"], extra], ignore_index=True) if "cooperation" in found else extra
+            )
         if self.valuation is not None:
             tested, drawn, notes = self.valuation.results()
             self.notes += notes
@@ -193,11 +195,9 @@ class Decisions:
             found["cooperation"] = tables_of.frame(
                 (r for one in results.values() for r in cooperations(one).rows), names
             )
-            for modality in sorted(self.still, key=names.index):
-                here = found["contribution"]["modality"] == modality
-                found["contribution"].loc[here & (found["contribution"]["reason"] == ""), "reason"] = (
-                    "no output changed when it was replaced: the model ignores it, or it is constant in this data"
-                )
+            shares, note = found["contribution"], "no output changed when it was replaced: ignored, or constant here"
+            unmoved = shares["modality"].isin(self.still)
+            shares.loc[unmoved, "reason"] = [f"{note}; {r}" if r else note for r in shares.loc[unmoved, "reason"]]
         return found
 
     def _valued(self, results: Mapping[str, RemovalResult]) -> list[dict[str, Any]]:

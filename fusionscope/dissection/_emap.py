@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from fusionscope.dissection._sources import Source
 from fusionscope.dissection._step import attempt
 from fusionscope.dissection._task import Task
 from fusionscope.errors import InputError
-from fusionscope.measures import Emap, Score
+from fusionscope.measures import Emap, EmapResult, Score
 from fusionscope.measures._samples import sample_hash
 from fusionscope.tracing import rng_state
 
@@ -51,22 +49,23 @@ class Additive:
         self.keys, self.kept = keys[order], whole.take(order.to(_device(batch)))
 
     @torch.no_grad()
-    def compute(self, rows: int, device: torch.device) -> list[tuple[str, Any, str]]:
-        """Return ``(modality, result, reason)``, each modality against the rest; ``rows`` per forward."""
-        found: list[tuple[str, Any, str]] = []
+    def compute(self, rows: int, device: torch.device) -> list[tuple[str, EmapResult | str]]:
+        """Return for each modality the result against the rest, or why there is none; ``rows`` per forward."""
         if self.kept is None or self.reason or self.kept.size < 4:
-            return [(m, None, self.reason or "fewer than 4 samples") for m in self.main.modalities]
+            return [(m, self.reason or "fewer than 4 samples") for m in self.main.modalities]
+        if self.score.metric is not None:
+            return [(m, "a torchmetrics score has no values per sample") for m in self.main.modalities]
+        found: list[tuple[str, EmapResult | str]] = []
         kept = self.kept.to(device)
         for modality in self.main.modalities:
-            emap = Emap(score=self.score, alpha=self.alpha, seed=self.seed)
-            emap.begin(kept.size, kept.target, kept.group)
-            reason = ""
+            emap = Emap(kept.size, score=self.score, alpha=self.alpha, seed=self.seed, sync_on_compute=False).to(device)
             for left in torch.arange(kept.size, device=device).split(max(rows // kept.size, 1)):
                 logits, reason = attempt(lambda left=left, m=modality: self._pairs(kept, left, m))
                 if logits is None:
+                    emap.fail(reason)
                     break
-                emap.update(left, logits)
-            found.append((modality, None if reason else emap.compute(), reason))
+                emap.update(left, logits, kept.target[left], None if kept.group is None else kept.group[left])
+            found.append((modality, emap.compute()))
         return found
 
     def _pairs(self, kept: Batch, left: Tensor, modality: str) -> Tensor:

@@ -148,8 +148,8 @@ __getattr__, __dir__ = attach(
 )
 
 __all__ = [
-    "Broja",
     "CKA",
+    "Broja",
     "CKAResult",
     "ChannelCorrelation",
     "ChannelCorrelationResult",

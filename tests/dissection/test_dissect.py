@@ -96,12 +96,15 @@ def test_unrelated_modalities_lie_inside_the_null(found: fs.Dissection) -> None:
 def test_the_loader_is_read_twice_and_the_model_is_left_as_found() -> None:
     model, loader = OnlyA().train(), Counted(batches(3))
     kept = {k: v.clone() for k, v in model.state_dict().items()}
-    found = fs.dissect(model, loader, progress=False)
+    measures = ("similarity", "selectivity", "semantics", "units", "removal")
+    found = fs.dissect(model, loader, measures=measures, progress=False)
     assert loader.passes == 2
     assert all(m.training for m in model.modules())
     assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
     assert all(not m._forward_hooks for m in model.modules())
-    assert found.manifest["forwards"]["stream"] == 3 * 4 + 3
+    assert (
+        found.manifest["forwards"]["stream"] == 3 * 4 + 3 + 3
+    )  # two readings; the first batch's subsets once more, plainly
     assert found.manifest["data"]["samples"] == 93
 
 

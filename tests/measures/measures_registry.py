@@ -10,8 +10,8 @@ import measures_naive as naive
 import numpy as np
 import torch
 from concepts_naive import naive_concepts
-from measures_robustness import robustness_cases
 from measures_games import game_cases
+from measures_robustness import robustness_cases
 from measures_similarity import similarity_cases
 
 from fusionscope.measures import (

@@ -16,10 +16,10 @@ from fusionscope.errors import InputError
 from fusionscope.measures.functional import (
     benjamini_hochberg,
     intershap,
+    mean_test,
     sample_valuation,
     shape_scores,
     shapley,
-    sign_test,
 )
 
 
@@ -256,12 +256,16 @@ def test_false_discovery_rate_agrees_with_scipy():
     np.testing.assert_allclose(benjamini_hochberg(p), false_discovery_control(p))
 
 
-def test_sign_test_is_the_binomial_tail():
-    from scipy.stats import binomtest
-
-    for worse, donors in ((0, 5), (5, 5), (4, 7), (13, 19)):
-        wanted = binomtest(worse, donors, 0.5, "greater").pvalue
-        assert float(sign_test(np.array(worse), donors)) == pytest.approx(wanted)
-    assert np.isnan(sign_test(np.array([0]), np.array([0]))).all()
-    with pytest.raises(InputError, match="counts outside"):
-        sign_test(np.array([6]), 5)
+def test_mean_test_holds_its_level_and_finds_what_is_there():
+    rng = np.random.default_rng(0)
+    skewed = (rng.random((4000, 12)) < 0.1).astype(float)  # mean 0.1, mostly 0
+    bounded = rng.beta(0.3, 0.3, (4000, 12))  # mean 0.5
+    for draws, mean in ((skewed, 0.1), (bounded, 0.5)):
+        p = mean_test(draws, np.full(4000, mean))
+        for alpha in (0.2, 0.05, 0.01):
+            assert (p <= alpha).mean() <= alpha + 2 * (alpha / 4000) ** 0.5
+    assert (mean_test(skewed, np.full(4000, 0.005)) <= 0.05).mean() > 0.6
+    assert np.isnan(mean_test(np.array([[np.nan, 1.0]]), np.array([0.5])))[0]
+    assert mean_test(np.array([[0.3, 0.0]]), np.array([0.0]))[0] < 1e-100
+    with pytest.raises(InputError, match="negative"):
+        mean_test(np.array([[-1.0]]), np.array([1.0]))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._concepts import semantic_variance as semantic_variance
     from ._concepts import set_iou as set_iou
     from ._discoveries import benjamini_hochberg as benjamini_hochberg
-    from ._discoveries import sign_test as sign_test
+    from ._discoveries import mean_test as mean_test
     from ._emap import emap as emap
     from ._games import Cooperation as Cooperation
     from ._games import InterSHAP as InterSHAP
@@ -118,7 +118,7 @@ __getattr__, __dir__ = attach(
         "set_iou": "_concepts",
         "shape_scores": "_games",
         "shapley": "_games",
-        "sign_test": "_discoveries",
+        "mean_test": "_discoveries",
         "svcca": "_similarity",
         "u_center": "_cka",
         "unpack_bits": "_maps",
@@ -159,6 +159,7 @@ __all__ = [
     "intershap",
     "joint_score",
     "mean_corruption_error",
+    "mean_test",
     "mutual_knn",
     "net2vec_fit",
     "net2vec_maps",
@@ -178,7 +179,6 @@ __all__ = [
     "set_iou",
     "shape_scores",
     "shapley",
-    "sign_test",
     "svcca",
     "u_center",
     "unpack_bits",
