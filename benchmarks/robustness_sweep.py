@@ -1,6 +1,6 @@
 """What a sweep over corruptions costs beyond the forwards it needs.
 
-    python benchmarks/robustness_sweep.py [--rounds 5] [--batches 2] [--batch-size 32] [--size 128] [--device cpu]
+    python benchmarks/robustness_sweep.py [--rounds 3] [--batches 1] [--batch-size 16] [--size 128] [--device cpu]
 
 Model: two ResNet-18 encoders (3 and 1 input channels) whose pooled features are concatenated. Measured: every
 corruption of an image and of a depth map at severities 1-5, JPEG compression included, each with its forward and its
@@ -28,9 +28,9 @@ KINDS = {"rgb": "image", "depth": "depth"}
 def main() -> None:
     """Time both in turn and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--device", default="cpu")
