@@ -184,6 +184,28 @@ def test_ece_of_known_answers():
     assert rows.isnan().any(1).tolist() == [i == 2 for i in range(7)]
 
 
+def test_the_floor_is_the_ece_of_a_calibrated_model_and_intervals_allow_for_it():
+    score = resolve_score("ece", "classification", CLASSES)
+    g = torch.Generator().manual_seed(0)
+    for n in (101, 1009):
+        values, floors, inside, drops = [], [], [], []
+        for seed in range(30):
+            logits = 2 * torch.randn(n, CLASSES, generator=g)
+            metric = Robustness({"rgb": ["noise"]}, score=score, resamples=200, seed=seed)
+            # Labels drawn from the model's own probabilities; then from those of half its logits (ECE .183).
+            metric.update("clean", logits, logits.softmax(1).multinomial(1, generator=g)[:, 0])
+            metric.update(("rgb", "noise", 1), logits, (logits / 2).softmax(1).multinomial(1, generator=g)[:, 0])
+            clean, noisy = metric.compute().rows
+            values.append(clean.value)
+            floors.append(clean.floor)
+            inside.append(noisy.low <= 0.183 <= noisy.high)
+            drops.append(noisy.drop_low <= -0.183 <= noisy.drop_high)
+            assert noisy.value > noisy.floor
+        assert np.mean(floors) == pytest.approx(np.mean(values), rel=0.1)
+        assert sum(inside) >= 21
+        assert sum(drops) >= 15, "percentile intervals held it in 3 to 5 of 10"
+
+
 # ---------------------------------------------------------------------- the instrument
 
 
