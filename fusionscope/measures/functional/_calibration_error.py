@@ -12,9 +12,9 @@ BINS = 15
 def calibration_rows(logits: Num[Tensor, "B K places"], labels: Num[Tensor, "B places"]) -> Float64[Tensor, "B bins4"]:
     """Return of each sample how many places are in each bin of confidence, and their confidences, hits, variances.
 
-    All are sums. Confidence is the largest softmax probability; bin ``i`` of 15 is ``(i/15, (i+1)/15]``; the variance is
-    ``c(1 - c)``, that of a hit whose chance is the confidence ``c``. Labels below 0 are left out; a sample with a logit
-    that is NaN is NaN.
+    All are sums. Confidence ``c`` is the largest softmax probability; bin ``i`` of 15 is ``(i/15, (i+1)/15]``; the
+    variance is ``c(1 - c)``, that of a hit of that chance. Labels below 0 are left out; a sample with a logit that is
+    NaN is NaN.
     """
     wide = logits.detach().double()
     confidence, guess = wide.softmax(1).max(1)

@@ -31,8 +31,8 @@ class Score:
     none), and ``value`` of the samples of a class is its value.
 
     ``floor``, where there is one, maps the same sums to the value that noise alone would give. ``reflected``: noise can
-    only raise the score, so that resamples lie as far above the value as the value lies above the truth. Bootstrap draws
-    are then reflected about it, which makes percentiles of them basic bootstrap intervals.
+    only raise the score, so that resamples lie as far above the value as the value lies above the truth. Bootstrap
+    draws are then reflected about it, which makes percentiles of them basic bootstrap intervals.
     """
 
     name: str
