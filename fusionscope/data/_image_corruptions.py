@@ -20,16 +20,17 @@ def blur(x: Tensor, level: tuple[float, float], draws: Draws, scale: Scale) -> T
     """Gaussian blur; sigma is the larger of the first level at a side of 224 pixels, and the second one in pixels."""
     height, width = x.shape[-2:]
     sigma = max(level[0] * min(height, width) / 224, level[1])
-    down, across = (_gaussian(side, sigma).to(x, non_blocking=True) for side in (height, width))
+    down, across = (_gaussian(side, sigma, x) for side in (height, width))
     return down @ (x @ across.T)
 
 
-def _gaussian(side: int, sigma: float) -> Tensor:
+def _gaussian(side: int, sigma: float, like: Tensor) -> Tensor:
     """Return the blur of one axis as a matrix ``[side, side]``; beyond the edge the edge goes on."""
-    reach = torch.arange(-math.ceil(4 * sigma), math.ceil(4 * sigma) + 1)
+    reach = torch.arange(-math.ceil(4 * sigma), math.ceil(4 * sigma) + 1, device=like.device)
     weight = torch.exp(-0.5 * (reach / sigma) ** 2)
-    source = (torch.arange(side)[:, None] + reach).clamp(0, side - 1)
-    return torch.zeros(side, side).scatter_add_(1, source, (weight / weight.sum()).expand(side, -1))
+    source = (torch.arange(side, device=like.device)[:, None] + reach).clamp(0, side - 1)
+    weight = (weight / weight.sum()).to(like.dtype).expand(side, -1)
+    return like.new_zeros(side, side).scatter_add_(1, source, weight)
 
 
 def brightness(x: Tensor, level: float, draws: Draws, scale: Scale) -> Tensor:
@@ -46,7 +47,7 @@ def occlusion(x: Tensor, level: float, draws: Draws, scale: Scale) -> Tensor:
     """A box over ``level`` of the area, at a random place, filled with the channel's mean."""
     start = draws.uniform(2)
     down, across = (interval(start[:, i : i + 1], level**0.5, x.shape[2 + i]) for i in range(2))
-    return torch.where(draws.rows((down[:, :, None] & across[:, None, :])[:, None]), scale.mean, x)
+    return torch.where((down[:, :, None] & across[:, None, :])[:, None], scale.mean, x)
 
 
 def misalignment(x: Tensor, level: float, draws: Draws, scale: Scale) -> Tensor:
@@ -55,9 +56,9 @@ def misalignment(x: Tensor, level: float, draws: Draws, scale: Scale) -> Tensor:
     angle = 2 * math.pi * draws.uniform()
     shift = places(level, min(height, width)) * torch.stack([angle.sin(), angle.cos()])
     down, across = shift.round().long()[..., None]
-    rows = (torch.arange(height) - down).clamp(0, height - 1)
-    columns = (torch.arange(width) - across).clamp(0, width - 1)
-    source = draws.rows((rows[:, :, None] * width + columns[:, None, :]).flatten(1))
+    rows = (torch.arange(height, device=x.device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=x.device) - across).clamp(0, width - 1)
+    source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
     return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
 
 

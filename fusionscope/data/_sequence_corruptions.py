@@ -60,7 +60,7 @@ def time_shift(x: Tensor, level: float, draws: Draws, scale: Scale) -> Tensor:
     """Later or earlier by ``level`` of the length; the first or last step fills the gap."""
     steps = x.shape[1]
     shift = places(level, steps) * torch.where(draws.uniform(1) < 0.5, -1, 1)
-    source = draws.rows((torch.arange(steps) - shift).clamp(0, steps - 1))
+    source = (torch.arange(steps, device=x.device) - shift).clamp(0, steps - 1)
     flat = x.flatten(2)
     return flat.gather(1, source[:, :, None].expand(-1, -1, flat.shape[2])).view(x.shape)
 

@@ -197,6 +197,7 @@ class PairedScores(Instrument):
             groups, sample, group = rows.table.shape[1], rows.sample, rows.group
             values[place] = self.score.value(rows.table.sum(1))
             draws = spread(self._draws(rows.table), place, S)
+            draws = 2 * values - draws if self.score.reflected else draws
             each = spread(rows.each.T, place, S).T
             note = "no interval: fewer than 2 groups" if groups < 2 else ""
             for i, n in zip(place, rows.bad.tolist(), strict=True):

@@ -23,7 +23,11 @@ NUMBERS = ("relative", "effective", "corruption_error", "relative_corruption_err
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """The score at one severity and the drop from severity 0, with paired intervals; ``reason`` explains a NaN."""
+    """The score at one severity and the drop from severity 0, with paired intervals; ``reason`` explains a NaN.
+
+    ``floor`` is what noise alone would give, where the score says so (ECE of a calibrated model as confident), else
+    NaN.
+    """
 
     modality: str
     corruption: str
@@ -34,6 +38,7 @@ class RobustnessRow:
     drop: float
     drop_low: float
     drop_high: float
+    floor: float
     reason: str
 
 
@@ -150,7 +155,11 @@ class Robustness(_CurveMetric):
 
     def compute(self) -> Any:
         """Return rows and summaries of all curves, a ``RobustnessResult``."""
-        paired, _ = self._paired()
+        paired, found_rows = self._paired()
+        floors = dict.fromkeys(paired.conditions, np.nan)
+        if found_rows is not None and self.score.floor is not None:
+            good = [name for c, name in enumerate(self.conditions) if self.scored[c] and not self.failed[c]]
+            floors |= dict(zip(good, self.score.floor(found_rows.table.sum(1)).tolist(), strict=True))
         drops = paired.drops(CLEAN) if CLEAN in paired.conditions else [np.full(len(paired.values), np.nan)] * 3
         rows: list[RobustnessRow] = []
         summary: list[RobustnessSummary] = []
@@ -159,7 +168,7 @@ class Robustness(_CurveMetric):
             names = [self._name((modality, corruption, s)) for s in SEVERITIES]
             for severity, name in enumerate(names):
                 if name in paired.conditions:
-                    rows.append(self._row(paired, drops, modality, corruption, severity, name))
+                    rows.append(self._row(paired, drops, floors[name], modality, corruption, severity, name))
             numbers, reasons = self._numbers_of(paired, (modality, corruption), names)
             summary.append(self._summary(modality, corruption, numbers, reasons))
             by_modality.setdefault(modality, []).append((numbers, reasons))
@@ -179,7 +188,14 @@ class Robustness(_CurveMetric):
         )
 
     def _row(
-        self, paired: PairedResult, drops: Any, modality: str, corruption: str, severity: int, name: str
+        self,
+        paired: PairedResult,
+        drops: Any,
+        floor: float,
+        modality: str,
+        corruption: str,
+        severity: int,
+        name: str,
     ) -> RobustnessRow:
         s = paired.index(name)
         reasons = [str(paired.reason[s])] if paired.reason[s] else []
@@ -188,7 +204,7 @@ class Robustness(_CurveMetric):
         elif not np.isfinite(paired.values[paired.index(CLEAN)]):
             reasons.append("no drop: severity 0 has no score")
         numbers = (float(x[s]) for x in (paired.values, paired.low, paired.high, *drops))
-        return RobustnessRow(modality, corruption, severity, *numbers, "; ".join(reasons))
+        return RobustnessRow(modality, corruption, severity, *numbers, floor, "; ".join(reasons))
 
     def _numbers_of(
         self, paired: PairedResult, pair: tuple[str, str], names: list[str]

@@ -29,6 +29,10 @@ class Score:
     A score has values per class in one of two ways: ``by_class`` maps sums ``[..., K]`` to values ``[..., C]`` and to
     how often each class was there ``[..., C]``; or every sample has one class, ``class_of(target) -> [B]`` (below 0:
     none), and ``value`` of the samples of a class is its value.
+
+    ``floor``, where there is one, maps the same sums to the value that noise alone would give. ``reflected``: noise can
+    only raise the score, so that resamples lie as far above the value as the value lies above the truth. Bootstrap
+    draws are then reflected about it, which makes percentiles of them basic bootstrap intervals.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Score:
     task: str = ""
     by_class: Callable[[Array], tuple[Array, Array]] | None = field(default=None, repr=False)
     class_of: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    floor: Callable[[Array], Array] | None = field(default=None, repr=False)
+    reflected: bool = False
 
 
 def resolve_score(score: Any, task: str, classes: int = 0) -> Score:
@@ -53,8 +59,9 @@ def resolve_score(score: Any, task: str, classes: int = 0) -> Score:
       ``2TP/(2TP + FP + FN)``, a label is predicted where its logit is above 0, a label in neither targets nor
       predictions is left out; ``accuracy``, share of labels told right; ``loglik``, Bernoulli, mean over labels.
     - ``ece``: expected calibration error of classification and dense tasks, ``Σ_bins |Σ confidence - Σ hits| / N`` over
-      15 bins of the largest softmax probability (arXiv 1706.04599). *Lower* is better, and a resample's is larger
-      than the data's, since noise adds to it.
+      15 bins of the largest softmax probability (arXiv 1706.04599). *Lower* is better. Noise adds to it: of a model
+      that is calibrated it is above 0 (about .1 of 100 samples, .03 of 1,000); its intervals are basic bootstrap
+      intervals, which allow for that and may begin below 0.
     - a function ``f(output, target) -> [B]``: its mean over samples.
 
     Labels below 0 (and labels that are NaN) are ignored. A score is better when higher, but for ``ece``.
@@ -109,7 +116,8 @@ def _fitting(task: str, classes: int) -> dict[str, Score]:
             "accuracy": Score("accuracy", _multilabel.right, _of_all, task=task, by_class=_of_each),
             "loglik": Score("loglik", _multilabel.loglik, _multilabel.mean_ratio, task=task, by_class=_of_each),
         }
-    ece = Score("ece", _calibration, _calibration_error.expected_calibration_error, task=task)
+    value, floor = _calibration_error.expected_calibration_error, _calibration_error.calibration_floor
+    ece = Score("ece", _calibration, value, task=task, floor=floor, reflected=True)
     miou = Score("miou", partial(_confusion, classes=classes), _miou, task=task, by_class=_ious)
     if task == "dense" and classes > 0:
         named = {"accuracy": _right, "loglik": _likelihood}
@@ -192,7 +200,7 @@ def _sums_by_label(output: Tensor, target: Tensor, places: Callable, classes: in
     return rows.movedim(0, 1).flatten(1)
 
 
-def _calibration(output: Tensor, target: Tensor) -> Float64[Tensor, "B bins3"]:
+def _calibration(output: Tensor, target: Tensor) -> Float64[Tensor, "B bins4"]:
     logits, labels, _ = _labelled(output, target)
     return _calibration_error.calibration_rows(logits, labels)
 
