@@ -10,7 +10,7 @@ import altair as alt
 
 from fusionscope.report._charts import reason
 from fusionscope.report._decisions import ATOMS, Decisions, Pair
-from fusionscope.report._decisions_charts import atom_marks, spread
+from fusionscope.report._decisions_charts import MARKS, marked, spread
 from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import SHAPES, colour
 from fusionscope.report._vega import chart, filled, pruned, spec_of
@@ -32,10 +32,8 @@ def levels(d: Decisions, pair: Pair, about: str, reach: tuple[float, float]) -> 
                     "Value": reason(found.corrected),
                 }
                 rows.append({"x": level, "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(
-        _curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, (reach,), _dotted(rows)), rows
-    )
-    return filled(spec, rows)
+    spec = pruned(_curves_spec(MARKS, ("@title",), "level", 290, (reach,), _dotted(rows)), rows)
+    return filled(spec, rows, title=f"bits about the {about}", **marked(d, pair))
 
 
 def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:

@@ -250,6 +250,15 @@ def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
     return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
 
 
+MARKS = tuple((f"@c{i}", f"@s{i}") for i in range(len(ATOMS)))  # one specification for all pairs
+
+
+def marked(d: Decisions, pair: Pair) -> dict[str, str]:
+    """Return what takes the place of ``MARKS`` in the charts of a pair."""
+    marks = enumerate(atom_marks(d, pair))
+    return {name: value for i, (c, s) in marks for name, value in ((f"c{i}", c), (f"s{i}", s))}
+
+
 def decomposition(
     d: Decisions, pair: Pair, atoms: dict[str, Atom], bounds: tuple[float, float], reach: tuple[float, float]
 ) -> dict[str, Any]:
@@ -278,16 +287,16 @@ def decomposition(
             order.append(atom_name(d, pair, atom))
             said = {"Part": order[-1], "Estimate": "corrected", "Bits": reason(found.corrected)}
             rows.append({"y": order[-1], "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_decomposition_spec(atom_marks(d, pair), bounds, reach), rows)
-    return filled(spec, rows, order=order, title0="corrected, bits")
+    spec = pruned(_decomposition_spec(bounds, reach), rows)
+    if not any(a.corrected.computed for a in atoms.values()):
+        spec["hconcat"] = spec["hconcat"][:1]
+    return filled(spec, rows, order=order, title0="corrected, bits", **marked(d, pair))
 
 
 @cache
-def _decomposition_spec(
-    marks: tuple[tuple[str, str], ...], bounds: tuple[float, float], reach: tuple[float, float]
-) -> dict[str, Any]:
-    domain = list(range(len(marks)))
-    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+def _decomposition_spec(bounds: tuple[float, float], reach: tuple[float, float]) -> dict[str, Any]:
+    domain = list(range(len(MARKS)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in MARKS])
     inks = alt.Scale(domain=domain, range=["var(--on-low)", "var(--paper)", "var(--paper)", "var(--on-high)"])
     y = alt.Y("s:N", title=None, sort=["raw", "shuffled labels", "corrected"], axis=alt.Axis(ticks=False, domain=False))
     x = alt.X("from:Q", title="bits", axis=alt.Axis(**PLAIN), scale=alt.Scale(domain=list(bounds), nice=False))
@@ -297,5 +306,5 @@ def _decomposition_spec(
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
     left = (bars + words).resolve_scale(color="independent").properties(width=190, height=alt.Step(28))
-    right = _forest(marks, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"), reach=reach)
+    right = _forest(MARKS, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"), reach=reach)
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))
