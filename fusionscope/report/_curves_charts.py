@@ -10,7 +10,7 @@ import altair as alt
 
 from fusionscope.report._charts import reason
 from fusionscope.report._decisions import ATOMS, Decisions, Pair
-from fusionscope.report._decisions_charts import atom_marks, spread
+from fusionscope.report._decisions_charts import MARKS, marked, spread
 from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import SHAPES, colour
 from fusionscope.report._vega import chart, filled, pruned, spec_of
@@ -32,15 +32,19 @@ def levels(d: Decisions, pair: Pair, about: str, reach: tuple[float, float]) -> 
                     "Value": reason(found.corrected),
                 }
                 rows.append({"x": level, "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(
-        _curves_spec(atom_marks(d, pair), (f"bits about the {about}",), "level", 290, (reach,), _dotted(rows)), rows
-    )
-    return filled(spec, rows)
+    spec = pruned(_curves_spec(MARKS, ("@title",), "level", 290, (reach,), _dotted(rows)), rows)
+    return filled(spec, rows, title=f"bits about the {about}", **marked(d, pair))
 
 
 def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
     """Return colour and shape of each corruption of a modality."""
-    return {c: (colour(i), SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]) for i, c in enumerate(d.curves[modality])}
+    names = list(d.curves[modality])
+    return dict(zip(names, _marks(len(names)), strict=False))
+
+
+def _marks(count: int) -> tuple[tuple[str, str], ...]:
+    """Return marks for ``count`` lines, and for eight at least; past eight colour and shape pair anew."""
+    return tuple((colour(i), SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]) for i in range(max(count, len(SHAPES))))
 
 
 def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...]) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...])
                 worse = p.severity in broken
                 rows.append(common | {"p": 1} | spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
     titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
-    spec = _curves_spec(tuple(curve_marks(d, modality).values()), titles, "severity", 330, bounds, _dotted(rows))
+    spec = _curves_spec(_marks(len(d.curves[modality])), titles, "severity", 330, bounds, _dotted(rows))
     return filled(pruned(spec, rows), rows)
 
 
@@ -90,7 +94,7 @@ def _curves_spec(
             "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
         }
         base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
-        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.1 if len(marks) <= 4 else 0.05)
+        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.08)
         band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
         lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
         lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))

@@ -15,7 +15,7 @@ from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
 from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import colour, shape
 from fusionscope.report._prose import num
-from fusionscope.report._vega import chart, filled, pruned, spec_of
+from fusionscope.report._vega import beside, chart, filled, pruned, spec_of
 from fusionscope.report._view import Estimate
 
 PLAIN: dict[str, Any] = {"grid": True, "tickCount": 4, "domain": False, "ticks": False}
@@ -37,33 +37,27 @@ def spread(e: Estimate) -> dict[str, Any]:
 
 
 @cache
-def _forest_spec(
-    marks: tuple[tuple[str, str], ...], panels: int, width: int, step: int, tooltip: tuple[str, ...], same: bool = False
-) -> dict[str, Any]:
-    """Panels side by side with the same names down: dots with intervals around zero; ``c`` is the mark."""
-    shown = [_forest(marks, f"datum.p === {p}", f"@title{p}", width, step, tooltip, p == 0) for p in range(panels)]
-    joined = alt.hconcat(*shown, spacing=22)
-    return spec_of(joined.resolve_scale(x="shared") if same else joined)
+def _panel_spec(marks: tuple[tuple[str, str], ...], step: int, tooltip: tuple[str, ...]) -> dict[str, Any]:
+    return spec_of(_forest(marks, "datum.p === 0", 200, step, tooltip))
 
 
 def _forest(
     marks: tuple[tuple[str, str], ...],
     where: str,
-    title: str,
     width: int,
     step: int,
     tooltip: tuple[str, ...],
-    labels: bool = True,
     reach: tuple[float, float] | None = None,
 ) -> Any:
+    """Dots with intervals around zero, names down; ``c`` is the mark."""
     domain = list(range(len(marks)))
     colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
     shapes = alt.Scale(domain=domain, range=[s for _, s in marks])
-    names = alt.Axis(ticks=False, domain=False) if labels else None
+    names = alt.Axis(ticks=False, domain=False)
     y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
     few: dict[str, Any] = PLAIN | {"tickCount": 3 if reach else 4}
     bound: dict[str, Any] = {"scale": alt.Scale(domain=list(reach), nice=False)} if reach else {}
-    x: dict[str, Any] = {"title": title, "axis": alt.Axis(**few)} | bound
+    x: dict[str, Any] = {"title": "@title0", "axis": alt.Axis(**few)} | bound
     base = chart().transform_filter(where).encode(y=y, tooltip=[f"{name}:N" for name in tooltip])
     zero = chart().transform_aggregate(n="count()").mark_rule(color="var(--soft)")
     zero = zero.encode(x=alt.XDatum(0, type="quantitative"))
@@ -85,8 +79,8 @@ def _filled_forest(
 
 
 def modality_marks(d: Decisions) -> tuple[tuple[str, str], ...]:
-    """Return colour and shape of each modality."""
-    return tuple((colour(i), shape(i)) for i in range(max(len(d.view.modalities), 1)))
+    """Return colour and shape of each modality, and of eight at least: one specification serves most models."""
+    return tuple((colour(i), shape(i)) for i in range(max(len(d.view.modalities), 8)))
 
 
 def _place(d: Decisions, modality: str) -> int:
@@ -119,30 +113,27 @@ def contribution(d: Decisions) -> dict[str, Any]:
             )
     order = list(dict.fromkeys(row["y"] for row in rows))
     titles = [f"contribution to {d.metric_name(m)}" + (f",{d.unit(m)}" if d.unit(m) else "") for m in shown]
-    spec = pruned(_bars_spec(len(d.view.modalities), len(shown)), rows)
+    spec = pruned(beside(_bars_spec(max(len(d.view.modalities), 8)), len(shown), 40, 230), rows)
     return filled(spec, rows, order=order, **{f"title{i}": title for i, title in enumerate(titles)})
 
 
 @cache
-def _bars_spec(modalities: int, panels: int) -> dict[str, Any]:
-    many = list(range(max(modalities, 1)))
+def _bars_spec(modalities: int) -> dict[str, Any]:
+    many = list(range(modalities))
     colours = alt.Scale(domain=many, range=[colour(i) for i in many])
-    shown = []
-    for p in range(panels):
-        names = alt.Axis(ticks=False, domain=False) if p == 0 else None
-        y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
-        tooltip = [f"{n}:N" for n in ("Modality", "Contribution", "Share of V(all)", "Alone", "Last")]
-        base = chart().transform_filter(f"datum.p === {p}").encode(y=y, tooltip=tooltip)
-        x = alt.X("d:Q", title=f"@title{p}", axis=alt.Axis(**PLAIN))
-        bars = base.transform_filter("isValid(datum.d)").mark_bar(height={"band": 0.6}, cornerRadiusEnd=3)
-        bars = bars.encode(x=x, fill=alt.Fill("c:N", scale=colours, legend=None))
-        bars = bars.encode(fillOpacity=alt.condition("datum.clear", alt.value(1), alt.value(0.3)))
-        whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, color="var(--ink)")
-        whiskers = whiskers.encode(x=alt.X("low:Q", title=f"@title{p}"), x2="high:Q")
-        words = base.mark_text(align="left", dx=6, fill="var(--ink)")
-        words = words.encode(x=alt.X("end:Q", title=f"@title{p}"), text="label:N")
-        shown.append((bars + whiskers + words).properties(width=230, height=alt.Step(30)))
-    return spec_of(alt.hconcat(*shown, spacing=40))
+    names = alt.Axis(ticks=False, domain=False)
+    y = alt.Y("y:N", title=None, sort=None, scale=alt.Scale(domain=["@order"]), axis=names)
+    tooltip = [f"{n}:N" for n in ("Modality", "Contribution", "Share of V(all)", "Alone", "Last")]
+    base = chart().transform_filter("datum.p === 0").encode(y=y, tooltip=tooltip)
+    x = alt.X("d:Q", title="@title0", axis=alt.Axis(**PLAIN))
+    bars = base.transform_filter("isValid(datum.d)").mark_bar(height={"band": 0.6}, cornerRadiusEnd=3)
+    bars = bars.encode(x=x, fill=alt.Fill("c:N", scale=colours, legend=None))
+    bars = bars.encode(fillOpacity=alt.condition("datum.clear", alt.value(1), alt.value(0.3)))
+    whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, color="var(--ink)")
+    whiskers = whiskers.encode(x=alt.X("low:Q", title="@title0"), x2="high:Q")
+    words = base.mark_text(align="left", dx=6, fill="var(--ink)")
+    words = words.encode(x=alt.X("end:Q", title="@title0"), text="label:N")
+    return spec_of((bars + whiskers + words).properties(width=230, height=alt.Step(30)))
 
 
 def waterfall(d: Decisions, metric: str) -> dict[str, Any]:
@@ -165,7 +156,7 @@ def waterfall(d: Decisions, metric: str) -> dict[str, Any]:
     for row, after in pairwise(rows):
         row |= {"next": after["y"], "at": row["to"]}
     order = [row["y"] for row in rows]
-    return filled(_waterfall_spec(len(d.view.modalities)), rows, order=order, value=d.metric_name(metric))
+    return filled(_waterfall_spec(max(len(d.view.modalities), 8)), rows, order=order, value=d.metric_name(metric))
 
 
 def _step(name: str, start: float, to: float, label: str, said: str, c: int) -> dict[str, Any]:
@@ -200,7 +191,8 @@ def together(d: Decisions, sets: Sequence[tuple[str, ...]], metrics: Sequence[st
             verdict = "cooperation" if e.positive else "redundancy" if e.negative else "inside its interval"
             said = {"Of": d.set_name(names), "Cooperation": reason(e), "Verdict": verdict if e.computed else ""}
             rows.append({"y": d.set_name(names), "p": panel, "c": 0} | spread(e) | said)
-    spec = _forest_spec((("var(--ink)", "circle"),), len(metrics), 190, 24, ("Of", "Cooperation", "Verdict"))
+    spec = _panel_spec((("var(--ink)", "circle"),), 24, ("Of", "Cooperation", "Verdict"))
+    spec = beside(spec, len(metrics), 22, 190)
     return _filled_forest(spec, rows, [d.set_name(n) for n in sets], [f"C in {d.metric_name(m)}" for m in metrics])
 
 
@@ -216,7 +208,7 @@ def perceptual(d: Decisions, metric: str) -> dict[str, Any]:
             if kind in kinds:
                 said = {"Modality": m, "Permuted": kind, "Score": reason(kinds[kind])}
                 rows.append({"y": f"{m}, {kind}", "p": 0, "c": _place(d, m)} | spread(kinds[kind]) | said)
-    spec = _forest_spec(modality_marks(d), 1, 240, 20, ("Modality", "Permuted", "Score"))
+    spec = beside(_panel_spec(modality_marks(d), 20, ("Modality", "Permuted", "Score")), 1, 22, 240)
     return _filled_forest(spec, rows, [row["y"] for row in rows], [f"perceptual score, {d.metric_name(metric)}"])
 
 
@@ -233,7 +225,7 @@ def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> di
     shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
     tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
     width = {1: 420, 2: 330, 3: 230}.get(len(modalities), 190)
-    spec = _forest_spec(modality_marks(d), len(modalities), width, 18, tooltip, same=True)
+    spec = beside(_panel_spec(modality_marks(d), 18, tooltip), len(modalities), 22, width, same=True)
     if len(shown) < len(modalities):
         return classes(d, names, shown) if shown else {}
     return _filled_forest(spec, rows, list(names), [f"{m}: contribution" for m in modalities])
@@ -248,6 +240,15 @@ def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
     others = d.view.present(b)
     rest = (colour(_place(d, others[0])), shape(_place(d, others[0]))) if len(others) == 1 else ("var(--bar)", "cross")
     return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
+
+
+MARKS = tuple((f"@c{i}", f"@s{i}") for i in range(len(ATOMS)))  # one specification for all pairs
+
+
+def marked(d: Decisions, pair: Pair) -> dict[str, str]:
+    """Return what takes the place of ``MARKS`` in the charts of a pair."""
+    marks = enumerate(atom_marks(d, pair))
+    return {name: value for i, (c, s) in marks for name, value in ((f"c{i}", c), (f"s{i}", s))}
 
 
 def decomposition(
@@ -278,16 +279,16 @@ def decomposition(
             order.append(atom_name(d, pair, atom))
             said = {"Part": order[-1], "Estimate": "corrected", "Bits": reason(found.corrected)}
             rows.append({"y": order[-1], "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_decomposition_spec(atom_marks(d, pair), bounds, reach), rows)
-    return filled(spec, rows, order=order, title0="corrected, bits")
+    spec = pruned(_decomposition_spec(bounds, reach), rows)
+    if not any(a.corrected.computed for a in atoms.values()):
+        spec["hconcat"] = spec["hconcat"][:1]
+    return filled(spec, rows, order=order, title0="corrected, bits", **marked(d, pair))
 
 
 @cache
-def _decomposition_spec(
-    marks: tuple[tuple[str, str], ...], bounds: tuple[float, float], reach: tuple[float, float]
-) -> dict[str, Any]:
-    domain = list(range(len(marks)))
-    colours = alt.Scale(domain=domain, range=[c for c, _ in marks])
+def _decomposition_spec(bounds: tuple[float, float], reach: tuple[float, float]) -> dict[str, Any]:
+    domain = list(range(len(MARKS)))
+    colours = alt.Scale(domain=domain, range=[c for c, _ in MARKS])
     inks = alt.Scale(domain=domain, range=["var(--on-low)", "var(--paper)", "var(--paper)", "var(--on-high)"])
     y = alt.Y("s:N", title=None, sort=["raw", "shuffled labels", "corrected"], axis=alt.Axis(ticks=False, domain=False))
     x = alt.X("from:Q", title="bits", axis=alt.Axis(**PLAIN), scale=alt.Scale(domain=list(bounds), nice=False))
@@ -297,5 +298,5 @@ def _decomposition_spec(
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
     left = (bars + words).resolve_scale(color="independent").properties(width=190, height=alt.Step(28))
-    right = _forest(marks, "isValid(datum.y)", "@title0", 110, 21, ("Part", "Bits"), reach=reach)
+    right = _forest(MARKS, "isValid(datum.y)", 110, 21, ("Part", "Bits"), reach)
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))

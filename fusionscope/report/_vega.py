@@ -74,6 +74,23 @@ def pruned(spec: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     return kept
 
 
+def beside(panel: dict[str, Any], count: int, spacing: int, width: int, same: bool = False) -> dict[str, Any]:
+    """Return copies of a panel of layers side by side, the first with names; ``same``: on one horizontal scale.
+
+    Panel ``p`` shows the rows that have this ``p`` and bears ``@titleP``; ``panel`` is written for ``p`` 0.
+    """
+    written = json.dumps({key: part for key, part in panel.items() if key != "$schema"})
+    shown = []
+    for p in range(count):
+        part = json.loads(written.replace("datum.p === 0", f"datum.p === {p}").replace("@title0", f"@title{p}"))
+        for layer in part["layer"]:
+            if p and "y" in layer["encoding"]:
+                layer["encoding"]["y"]["axis"] = None
+        shown.append(part | {"width": width})
+    scale = {"resolve": {"scale": {"x": "shared"}}} if same else {}
+    return {"$schema": panel["$schema"], "hconcat": shown, "spacing": spacing} | scale
+
+
 def _has_values(layer: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     places = [layer.get("encoding", {}).get(channel, {}) for channel in ("x", "y", "x2", "y2")]
     fields = [place["field"] for place in places if "field" in place]

@@ -240,13 +240,11 @@ def scenes(**changes: Any) -> Kept:
 
 def many() -> Kept:
     """Five modalities, 100 classes with long names."""
-    whole = factory.many()
+    whole = factory.Dissected({}, factory.manifest(["rgb", "depth", "thermal", "audio", "lidar"], []), {})
     worth = {"rgb": 0.3, "depth": 0.28, "thermal": 0.1, "audio": 0.01, "lidar": -0.06}
     classes = [f"class {i} of the very long-named kind, with a remark {i}" for i in range(100)]
     truth = Truth(worth, hurts={"lidar": classes[3:40:6], "audio": classes[50:52]})
-    old = dict(whole.tables)
-    old["selectivity"] = old["selectivity"].replace({f"class {i}": c for i, c in enumerate(classes)})
-    return extended(factory.Dissected(old, whole.manifest | {"classes": classes}, whole.trace), truth)
+    return extended(factory.Dissected({}, whole.manifest | {"classes": classes}, {}), truth)
 
 
 def eight() -> Kept:
@@ -320,14 +318,22 @@ def only(name: str) -> factory.Dissected:
     return factory.Dissected({name: whole.tables[name]}, whole.manifest, {})
 
 
-def bare(name: str, columns: str) -> Kept:
-    """The scenes without some columns of a table."""
+def bare() -> Kept:
+    """The tables of the decision instruments, each without some of its columns."""
     whole = alone()
-    tables = whole.tables | {name: whole.tables[name].drop(columns=columns.split())}
+    tables = {name: whole.tables[name].drop(columns=columns.split()) for name, columns in MISSING.items()}
     return Kept(tables, whole.manifest, whole.trace, whole.arrays)
 
 
-INTERVALS = {
+def holes(every: int) -> Kept:
+    """The tables of the decision instruments, each with NaN in every n-th row."""
+    whole = alone()
+    for name, columns in VALUES.items():
+        whole = blanked(name, columns, every, whole)
+    return whole
+
+
+MISSING = {
     "coalitions": "low high",
     "contribution": "low high share share_low share_high p q hurts",
     "cooperation": "low high reason",
@@ -339,9 +345,11 @@ INTERVALS = {
     "imbalance": "low high reason",
 }
 ODD = {
-    **{f"holes in {name}": (lambda n=name: blanked(n, VALUES[n], 3)) for name in VALUES},
+    "holes": lambda: holes(3),
+    "more holes": lambda: holes(2),
+    "columns missing": bare,
+    "no intervals": lambda: blanked("contribution", "low high p q"),
     **{f"only {name}": (lambda n=name: only(n)) for name in VALUES},
-    **{f"columns missing in {name}": (lambda n=name: bare(n, INTERVALS[n])) for name in VALUES},
 }
 EVERY = {
     "decisions": scenes,

@@ -86,7 +86,7 @@ def test_structure(pages: dict[str, Page], name: str) -> None:
     assert len(ids) == len(set(ids))
     sections = [a["id"] for a in page.all("section")]
     more = [] if name in factory.EVERY else [s for s in FULL if name != "concepts many" or s != "collaboration"]
-    assert sections == ["summary", "trace", "similarity", *more, "selectivity", "removal"]
+    assert sections == ["summary", "trace", "removal", "similarity", *more, "selectivity"]
     assert [str(a["href"])[1:] for a in page.all("a")][1 : len(sections) + 1] == sections
     links = [str(a["href"]) for a in page.all("a")]
     assert all(link[0] == "#" and link[1:] in ids for link in links)
