@@ -73,8 +73,10 @@ class Emap(Instrument):
 
     keys: list[Tensor]
     sums: list[Tensor]
+    own: list[Tensor]
     targets: list[Tensor]
     columns: Tensor
+    shapes: Tensor
     failed: Tensor
 
     def __init__(
@@ -90,9 +92,12 @@ class Emap(Instrument):
         self.reason = ""
         self._paired()  # settings out of range are told here
         self.add_state("keys", [], "cat")  # [b, 3]: number, 1 if grouped, group
-        self.add_state("sums", [], "cat")  # [b, 2, *outputs]: sum over the right, the pair with itself
-        self.add_state("targets", [], "cat")
-        self.add_state("columns", torch.zeros(0, dtype=torch.float64), "sum")  # [N, *outputs]
+        self.add_state("sums", [], "cat")  # [b, K]: sum over the right
+        self.add_state("own", [], "cat")  # [b, K]: the pair of a sample with itself
+        self.add_state("targets", [], "cat")  # [b, places]
+        self.add_state("columns", torch.zeros(0, 0, dtype=torch.float64), "sum")  # [N, K]
+        # Axes of an output and of a target: how many, their sizes; and 1 if targets are integers.
+        self.add_state("shapes", torch.zeros(2, 10, dtype=torch.int64), "max")
         self.add_state("failed", torch.zeros(1, dtype=torch.int64), "sum")
 
     def settings(self) -> dict[str, Any]:
@@ -118,15 +123,20 @@ class Emap(Instrument):
                 f"{tuple(output.shape)} and rows {number.tolist()}"
             )
         number = number.to(output.device)
-        wide = output.detach().double()
-        own = wide[torch.arange(len(wide), device=wide.device), number]
+        wide = output.detach().double().flatten(2) if output.ndim > 2 else output.detach().double().unsqueeze(2)
+        shapes = torch.zeros_like(self.shapes)
+        for row, axes in zip(shapes, (output.shape[2:], target.shape[1:]), strict=True):
+            row[: len(axes) + 1] = torch.tensor([len(axes), *axes])
+        shapes[1, -1] = not target.is_floating_point()
+        self.accumulate("shapes", shapes)
         keys = torch.zeros(len(number), 3, dtype=torch.int64, device=self.device)
         keys[:, 0] = number
         if group is not None:
             keys[:, 1], keys[:, 2] = 1, group.to(keys)
         self.keys.append(keys)
-        self.sums.append(torch.stack([wide.sum(1), own], 1).to(self.device))
-        self.targets.append(target.detach().to(self.device).clone())
+        self.sums.append(wide.sum(1).to(self.device))
+        self.own.append(wide[torch.arange(len(wide), device=wide.device), number].to(self.device))
+        self.targets.append(target.detach().to(self.device).double().reshape(len(target), -1))
         self.accumulate("columns", wide.sum(0))
 
     def fail(self, reason: str) -> None:
@@ -150,7 +160,7 @@ class Emap(Instrument):
     def _no_rows(self, name: str) -> Tensor:
         if name == "keys":
             return torch.zeros(0, 3, dtype=torch.int64)
-        return torch.zeros(0, 0, dtype=torch.float64 if name == "sums" else torch.int64)
+        return torch.zeros(0, 0, dtype=torch.float64)
 
     def compute(self) -> EmapResult:
         """Return the approximation's predictions and score, the model's, and the gap.
@@ -164,7 +174,9 @@ class Emap(Instrument):
         elif self.keys:
             keys = torch.cat(self.keys)
             order = keys[:, 0].argsort()
-            keys, sums, targets = keys[order], torch.cat(self.sums)[order], torch.cat(self.targets)[order]
+            keys, sums, own, targets = (torch.cat(x)[order] for x in (self.keys, self.sums, self.own, self.targets))
+            outputs, places = ([-1, *row[1 : int(row[0]) + 1].tolist()] for row in self.shapes)
+            targets = targets.long() if self.shapes[1, -1] else targets
             if len(keys[:, 0].unique()) < len(keys):
                 raise InputError(f"expected each sample in one row, got {len(keys)} rows with some samples twice")
             if 0 < int(keys[:, 1].sum()) < len(keys):
@@ -173,11 +185,11 @@ class Emap(Instrument):
             if len(keys) < N:
                 reason = f"only {len(keys)} of {N} samples were seen in all pairs"
             else:
-                additive = (sums[:, 0] + self.columns) / N - self.columns.sum(0) / N**2
+                additive = (sums + self.columns) / N - self.columns.sum(0) / N**2
                 group = keys[:, 2] if keys[:, 1].any() else None
-                for name, output in (("model", sums[:, 1]), ("additive", additive)):
-                    paired.update(name, output, targets, group, keys[:, 0])
-                predictions = additive.cpu().numpy()
+                for name, output in (("model", own), ("additive", additive)):
+                    paired.update(name, output.view(outputs), targets.view(places), group, keys[:, 0])
+                predictions = additive.view(outputs).cpu().numpy()
         found = paired.compute()
         if reason:
             numbers = [float("nan")] * 9
