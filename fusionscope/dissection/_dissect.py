@@ -243,7 +243,14 @@ def dissect(
                     tick()
                 if not number:
                     same_batches(stream.fingerprint)
-            tables, arrays = run.tables(truth, first.size, device)
+                # Programmes of the information decomposition are long work too.
+            asked = features.information
+            with progress_bar(
+                "decomposing", len(asked.pairs) * 2 if asked else 0, progress if not rank else False
+            ) as tick:
+                if asked:
+                    asked.instrument.tick = tick
+                tables, arrays = run.tables(truth, first.size, device)
     end = time.perf_counter()
     manifest = {
         "schema": SCHEMA,

@@ -53,6 +53,7 @@ class Features:
         self.sources, self.task, self._masks = list(sources), task, concepts
         self.notes: list[str] = []
         self.stage = 0
+        self.information: Information | None = None
         self.instruments: dict[str, Instrument] = {}
         own, every = sources[0].spots, [spot for source in sources for spot in source.spots]
         self.spots: dict[str, list[str]] = {}
@@ -98,7 +99,6 @@ class Features:
                 self.notes.append(f"unit detectors need class labels; the task is {task.kind}")
         if "pairwise" in measures:
             self._use("pairwise", PairwiseSimilarity(own, permutations=nulls, **common), own)
-        self.information: Information | None = None
         asked = {"information", "imbalance"} & set(measures)
         if "information" in asked and task.kind == "multilabel":
             self.notes.append("information needs one label or number per sample; the task is multilabel")

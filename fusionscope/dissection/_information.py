@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -47,7 +48,14 @@ class Information:
         if self.probed:
             spots += [source.spot(tap) for source in sources for tap in self.ends.get(source.name, [])]
         self.spots = list(dict.fromkeys(spots))
-        self.instrument = Broja(self.spots, pairs=list(self.pairs), classes=len(task.classes), alpha=alpha, seed=seed)
+        self.instrument = Broja(
+            self.spots,
+            pairs=list(self.pairs),
+            classes=len(task.classes),
+            alpha=alpha,
+            seed=seed,
+            workers=max(torch.get_num_threads(), 1),
+        )
 
     def _pairs(self) -> None:
         names = self.main.modalities
@@ -85,12 +93,22 @@ class Information:
 
     def rows(self, result: InformationResult) -> list[dict[str, Any]]:
         """Return the rows of the table ``information``."""
+        key = operator.itemgetter("tap_a", "tap_b", "about")
         found = []
         for row in result.rows:
             said = asdict(row)
             sides = said.pop("side_a"), said.pop("side_b")
             said["bins"] = "x".join(map(str, said["bins"]))
             found.append({**self.pairs[sides], **said})
+        whole = {key(row): row for row in found if row["atom"] == "I_ab" and row["shuffled"] > row["value"] / 2}
+        for row in found:
+            told = whole.get(key(row))
+            if told is not None and not row["reason"]:
+                share = told["shuffled"] / max(told["value"], 1e-12)
+                row["reason"] = (
+                    f"binning bias may be {min(share, 1):.0%} of the information: too few samples for so many classes "
+                    "and clusters, so only the interval says something"
+                )
         return found
 
     def probes(self, result: InformationResult) -> list[dict[str, Any]]:

@@ -163,10 +163,11 @@ def _information(table: pd.DataFrame) -> list[str]:
     last = table[(table["about"] == "label") & ~table["modality_b"].str.contains("+", regex=False)]
     last = last[last["level_a"] == last["level_a"].max()]
     for (a, b), rows in last.groupby(["modality_a", "modality_b"], sort=False):
-        values = dict(zip(rows["atom"], rows["corrected"], strict=True))
+        values = {row.atom: row for row in rows.itertuples()}
         names = {"R": "redundancy", "U_a": f"only {a}", "U_b": f"only {b}", "S": "synergy"}
-        shown = ", ".join(f"{name} {values[atom]:+.2f}" for atom, name in names.items() if pd.notna(values.get(atom)))
-        lines.append(f"  information  {a} ~ {b} about the label, last level: {shown or 'not computed'} bits")
+        known = [(name, values[atom]) for atom, name in names.items() if atom in values and pd.notna(values[atom].low)]
+        shown = ", ".join(f"{name} {row.low:+.2f} to {row.high:+.2f}" for name, row in known)
+        lines.append(f"  information  {a} ~ {b} about the label, last level, bits: {shown or 'not computed'}")
     return lines
 
 

@@ -24,8 +24,9 @@ class ContributionRow:
     """The contribution of one modality to the score of all data (``concept`` "") or of one class.
 
     ``shapley``, ``alone = V({m}) - V(none)`` and ``last = V(all) - V(all without m)`` are in the unit of the score,
-    ``share = shapley/V(all)``. ``p``: of "the modality does not hurt"; ``q``: the false discovery rate over classes and
-    modalities at which it is rejected; ``hurts``: q is at most alpha.
+    ``share = shapley/V(all)``. ``p``: of "``last`` is not below 0", the score does not rise without the modality;
+    ``q``: the false discovery rate over classes and modalities at which it is rejected; ``hurts``: q is at most alpha.
+    It is told by ``last``, since on the class that a constant prediction always names ``V(none)`` is 1 by construction.
     """
 
     metric: str
@@ -161,11 +162,11 @@ def contributions(result: RemovalResult) -> ContributionResult:
     >>> from fusionscope.measures import resolve_score
     >>> table = CoalitionTable(["rgb", "depth"], score=resolve_score("accuracy", "classification", 2))
     >>> labels = torch.tensor([0, 1, 0, 1])
-    >>> for subset, guess in {("rgb", "depth"): labels, ("rgb",): labels, ("depth",): 0 * labels, (): 0 * labels}.items():
-    ...     table.update(subset, torch.eye(2)[guess], labels)
+    >>> for subset, guess in {("rgb", "depth"): labels, ("rgb",): labels, ("depth",): 0 * labels, (): 0 *
+    labels}.items(): ...     table.update(subset, torch.eye(2)[guess], labels)
     >>> [(row.modality, row.shapley, row.share) for row in contributions(table.compute()).rows if not row.concept]
     [('rgb', 0.5, 0.5), ('depth', 0.0, 0.0)]
-    """  # noqa: E501
+    """
     game = Game.of(result)
     weights, orders = _weights(game, result)
     extra = _sampling_error(game, orders)
@@ -200,8 +201,13 @@ def _of_cell(
     rows = []
     for m, name in enumerate(game.modalities):
         p, steps = float("nan"), [(1 << m, 0), (full, full ^ (1 << m))]
+        ends = [game.row(mask) for mask in steps[1]]
+        last = _step(game, *steps[1], cell)
+        why = ""
+        if np.isfinite(last):
+            drop = game.draws[cell][:, ends[0]] - game.draws[cell][:, ends[1]]
+            p, why = _hurts(last, drop, int(game.groups[cell]), int(moved[m]))
         if np.isfinite(phi[m]):
-            p, why = _hurts(phi[m], draws[:, m], extra[m], int(game.groups[cell]), int(moved[m]))
             reasons = [_sampled(result, extra[m]), game.note(cell), why]
             if np.isfinite(whole) and whole <= 0:
                 reasons.append("no share: V of all modalities is not above 0")
@@ -297,16 +303,14 @@ def _step(game: Game, a: int, b: int, cell: int) -> float:
     return step if np.isfinite(step) else float("nan")
 
 
-def _hurts(value: float, draws: Float64[Array, "R"], extra: float, groups: int, moved: int) -> tuple[float, str]:
+def _hurts(value: float, draws: Float64[Array, "R"], groups: int, moved: int) -> tuple[float, str]:
     """One-sided p of "not below 0", and why there is none."""
     if groups < FEW:
         return float("nan"), f"no p: fewer than {FEW} groups"
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2:
         return float("nan"), "no p: no resamples"
-    error = np.hypot(draws.std(ddof=1) * np.sqrt(groups / (groups - 1)), extra)
-    if np.isnan(error):
-        return float("nan"), "no p: no standard error of sampling"
+    error = draws.std(ddof=1) * np.sqrt(groups / (groups - 1))
     if error <= 1e-12 * max(abs(value), 1e-300):
         p = 0.0 if value < 0 else 1.0
     else:

@@ -1,6 +1,6 @@
 """What pairs of taps say about the label and about the model's prediction: partial information decomposition."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -156,6 +156,7 @@ class Broja(Subsample):
             bound_rank(shuffles, alpha)
         self.classes, self.bins, self.shuffles, self.estimator = classes, bins, shuffles, estimator
         self.alpha, self.seed, self.unit, self.workers = alpha, seed, unit, workers
+        self.tick: Callable[[], object] = lambda: None  # called after each decomposition
         self._start(len(self.taps) + len(ABOUT), samples)
         self.add_state("groups", torch.zeros(0, dtype=torch.int64), "sum")
 
@@ -236,6 +237,7 @@ class Broja(Subsample):
             for about in self.about:
                 found = self._decompose(features, (a, b), targets[about], about, groups, codes, batches)
                 rows += self._rows(found, a, b, about)
+                self.tick()
         return InformationResult(
             tuple(rows), features, *targets.values(), groups, len(groups), samples, batches, self.unit
         )
