@@ -11,8 +11,8 @@ from typing import Any
 import altair as alt
 
 from fusionscope.report._charts import reason
+from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
-from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import colour, shape
 from fusionscope.report._prose import num
 from fusionscope.report._vega import beside, chart, filled, pruned, spec_of
@@ -268,7 +268,7 @@ def decomposition(
                 continue
             start = ends[value > 0]
             ends[value > 0] = start + value
-            wide = abs(value) / max(bounds[1] - bounds[0], 1e-9) > 0.09
+            wide = abs(value) / max(bounds[1] - bounds[0], 1e-9) > 0.14
             said = {"Part": atom_name(d, pair, atom), "Estimate": name, "Bits": num(value, 3)}
             place = {"from": start, "to": start + value, "mid": start + value / 2, "label": num(value) if wide else ""}
             rows.append({"s": name, "c": i} | place | said)
