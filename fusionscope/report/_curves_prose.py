@@ -38,7 +38,7 @@ def atom_name(d: Decisions, pair: Pair, atom: str) -> str:
     """Name a part of the decomposition in words."""
     a, b, _ = pair
     owner = {"U_a": a, "U_b": d.other(a, b)}
-    return f"only {owner[atom]}" if atom in owner else {"R": "redundancy", "S": "synergy"}[atom]
+    return f"uniqueness of {owner[atom]}" if atom in owner else {"R": "redundancy", "S": "synergy"}[atom]
 
 
 def _pair(d: Decisions, pair: Pair) -> str:

@@ -172,7 +172,7 @@ def test_the_dominant_part_is_named_for_label_and_prediction() -> None:
         "about the prediction, at the inputs, redundancy dominates, 0.70 (0.66 to 0.74) bits."
     )
     unique = changed("information", {"atom": "U_a"}, corrected=1.2, low=1.1, high=1.3, value=1.3)
-    assert "about the label, at the inputs, only rgb dominates" in curved.information(unique)[0]
+    assert "about the label, at the inputs, uniqueness of rgb dominates" in curved.information(unique)[0]
 
 
 def test_inside_the_intervals_or_the_null_nothing_is_named() -> None:
@@ -181,12 +181,15 @@ def test_inside_the_intervals_or_the_null_nothing_is_named() -> None:
     null = changed("information", {}, shuffled_high=2.0)
     assert curved.information(null)[0].count("nothing beyond the intervals") == 2
     rival = changed("information", {"atom": "U_a", "about": "label"}, corrected=0.79, low=0.7, high=0.9, value=0.9)
-    assert "no part stands out: synergy 0.80 (0.76 to 0.84) bits and only rgb 0.79" in curved.information(rival)[0]
+    assert (
+        "no part stands out: synergy 0.80 (0.76 to 0.84) bits and uniqueness of rgb 0.79"
+        in curved.information(rival)[0]
+    )
 
 
 def test_what_has_no_value_is_not_ranked_against() -> None:
     gone = changed("information", {"atom": "S"}, value=np.nan, corrected=np.nan, low=np.nan, high=np.nan)
-    assert "only rgb 0.30 (0.26 to 0.34) bits; not computed: synergy" in curved.information(gone)[0]
+    assert "uniqueness of rgb 0.30 (0.26 to 0.34) bits; not computed: synergy" in curved.information(gone)[0]
     assert "dominates" not in curved.information(gone)[0].split("prediction")[0]
     lost = changed("contribution", {"modality": "depth"}, shapley=np.nan)
     assert prose.most(lost, "accuracy").startswith("Of the modalities with a value, rgb contributes most")
@@ -200,7 +203,7 @@ def test_what_has_no_value_is_not_ranked_against() -> None:
 def test_negative_estimates_are_shown_and_the_bias_beside_them() -> None:
     d = given(planted.scenes())
     body = listed.information(d).body
-    row = next(r for r in body if r[4] == "only depth")
+    row = next(r for r in body if r[4] == "uniqueness of depth")
     assert row[5:9] == ("0.000", "0.040", "0.070", "−0.040 (−0.080 to 0.000)")
     assert row[9] == "3e−09"
     charts: dict[str, Any] = {}
