@@ -13,7 +13,7 @@ import altair as alt
 from fusionscope.report._charts import reason
 from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
-from fusionscope.report._palette import colour, shape
+from fusionscope.report._palette import SHAPES, colour, shape
 from fusionscope.report._prose import num
 from fusionscope.report._vega import beside, chart, filled, pruned, spec_of
 from fusionscope.report._view import Estimate
@@ -239,7 +239,9 @@ def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
     a, b, _ = pair
     others = d.view.present(b)
     rest = (colour(_place(d, others[0])), shape(_place(d, others[0]))) if len(others) == 1 else ("var(--bar)", "cross")
-    return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
+    own = (colour(_place(d, a)), shape(_place(d, a)))
+    free = [name for name in reversed(SHAPES) if name not in (own[1], rest[1])]
+    return (REDUNDANCY, free[0]), own, rest, (SYNERGY, free[1])
 
 
 MARKS = tuple((f"@c{i}", f"@s{i}") for i in range(len(ATOMS)))  # one specification for all pairs
