@@ -9,9 +9,9 @@ from typing import Any
 import altair as alt
 
 from fusionscope.report._charts import reason
+from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Decisions, Pair
 from fusionscope.report._decisions_charts import MARKS, marked, spread
-from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import SHAPES, colour
 from fusionscope.report._vega import chart, filled, pruned, spec_of
 
@@ -52,12 +52,13 @@ def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...])
     rows: list[dict[str, Any]] = []
     for i, (name, points) in enumerate(d.curves[modality].items()):
         broken = d.miscalibrated(points)
+        measured = any(p.ece.computed for p in points)
         for p in points:
             common = {"x": p.severity, "c": i, "Of": name, "At": f"severity {p.severity:g}"}
             clear = p.drop.positive or p.drop.negative
             said = f"{reason(p.value)}, drop {reason(p.drop)}" if p.severity else f"{reason(p.value)}, clean"
             rows.append(common | {"p": 0} | spread(p.value) | {"clear": clear, "Value": said})
-            if p.ece.computed:
+            if measured:
                 worse = p.severity in broken
                 rows.append(common | {"p": 1} | spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
     titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
@@ -93,15 +94,19 @@ def _curves_spec(
             "scale": alt.Scale(**kept),
             "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
         }
-        base = chart().transform_filter(f"datum.p === {p} && isValid(datum.d)").encode(x=x, detail="c:N")
-        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.08)
+        base = chart().transform_filter(f"datum.p === {p}").encode(x=x, detail="c:N")
+        band = base.mark_area(opacity=0.08, invalid="break-paths-filter-domains")
         band = band.encode(y=alt.Y("low:Q", **y), y2="high:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
-        lines = base.mark_line(strokeWidth=1.6, opacity=0.85).encode(y=alt.Y("d:Q", **y))
+        lines = base.mark_line(strokeWidth=1.6, opacity=0.85, invalid="break-paths-filter-domains").encode(
+            y=alt.Y("d:Q", **y)
+        )
         lines = lines.encode(color=alt.Color("c:N", scale=colours, legend=None))
         lines = lines.encode(strokeDash=alt.StrokeDash("c:N", scale=dashes, legend=None))
         fill = alt.condition("datum.clear", alt.Fill("c:N", scale=colours, legend=None), alt.value("var(--paper)"))
-        dots = base.mark_point(size=42 if dotted else 12, strokeWidth=1.5 if dotted else 0.8, opacity=1).encode(
-            y=alt.Y("d:Q", **y), fill=fill
+        dots = (
+            base.transform_filter("isValid(datum.d)")
+            .mark_point(size=42 if dotted else 12, strokeWidth=1.5 if dotted else 0.8, opacity=1)
+            .encode(y=alt.Y("d:Q", **y), fill=fill)
         )
         dots = dots.encode(
             stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)

@@ -11,9 +11,9 @@ from typing import Any
 import altair as alt
 
 from fusionscope.report._charts import reason
+from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, estimate
-from fusionscope.report._decisions_prose import atom_name
-from fusionscope.report._palette import colour, shape
+from fusionscope.report._palette import SHAPES, colour, shape
 from fusionscope.report._prose import num
 from fusionscope.report._vega import beside, chart, filled, pruned, spec_of
 from fusionscope.report._view import Estimate
@@ -239,7 +239,9 @@ def atom_marks(d: Decisions, pair: Pair) -> tuple[tuple[str, str], ...]:
     a, b, _ = pair
     others = d.view.present(b)
     rest = (colour(_place(d, others[0])), shape(_place(d, others[0]))) if len(others) == 1 else ("var(--bar)", "cross")
-    return (REDUNDANCY, "circle"), (colour(_place(d, a)), shape(_place(d, a))), rest, (SYNERGY, "diamond")
+    own = (colour(_place(d, a)), shape(_place(d, a)))
+    free = [name for name in reversed(SHAPES) if name not in (own[1], rest[1])]
+    return (REDUNDANCY, free[0]), own, rest, (SYNERGY, free[1])
 
 
 MARKS = tuple((f"@c{i}", f"@s{i}") for i in range(len(ATOMS)))  # one specification for all pairs
@@ -268,7 +270,7 @@ def decomposition(
                 continue
             start = ends[value > 0]
             ends[value > 0] = start + value
-            wide = abs(value) / max(bounds[1] - bounds[0], 1e-9) > 0.09
+            wide = abs(value) / max(bounds[1] - bounds[0], 1e-9) > 0.14
             said = {"Part": atom_name(d, pair, atom), "Estimate": name, "Bits": num(value, 3)}
             place = {"from": start, "to": start + value, "mid": start + value / 2, "label": num(value) if wide else ""}
             rows.append({"s": name, "c": i} | place | said)
@@ -297,6 +299,6 @@ def _decomposition_spec(bounds: tuple[float, float], reach: tuple[float, float])
     bars = bars.encode(x=x, x2="to:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
-    left = (bars + words).resolve_scale(color="independent").properties(width=190, height=alt.Step(28))
-    right = _forest(MARKS, "isValid(datum.y)", 110, 21, ("Part", "Bits"), reach)
+    left = (bars + words).resolve_scale(color="independent").properties(width=165, height=alt.Step(28))
+    right = _forest(MARKS, "isValid(datum.y)", 100, 21, ("Part", "Bits"), reach)
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))

@@ -8,8 +8,8 @@ from typing import Any
 
 from fusionscope.report import _curves_charts
 from fusionscope.report import _decisions_charts as charts_of
+from fusionscope.report._curves_prose import atom_name, pair_name, where
 from fusionscope.report._decisions import ATOMS, Atom, Decisions
-from fusionscope.report._decisions_prose import atom_name, pair_name, where
 from fusionscope.report._palette import GLYPHS
 from fusionscope.report._prose import listing
 from fusionscope.report._view import Estimate

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fusionscope.report._decisions import Atom, Decisions, Pair, apart, estimate, leaders
-from fusionscope.report._prose import LISTED, count, interval, listing, num
+from fusionscope.report._curves_prose import why, worst
+from fusionscope.report._decisions import Decisions, estimate, leaders
+from fusionscope.report._prose import count, interval, listing, num
 from fusionscope.report._view import Estimate
 
 # --- contribution ---
@@ -28,7 +27,7 @@ def most(d: Decisions, metric: str) -> str:
     known = {m: e for m, e in found.items() if e.computed}
     name, unit = d.metric_name(metric), d.unit(metric)
     if not known:
-        return f"The contributions to {name} could not be computed: {_why(found.values())}."
+        return f"The contributions to {name} could not be computed: {why(found.values())}."
     if len(d.view.modalities) < 2:
         m, e = next(iter(known.items()))
         return f"{m} is the only modality: its contribution is all of V(all) − V(none), {interval(e)}{unit}."
@@ -44,7 +43,8 @@ def most(d: Decisions, metric: str) -> str:
             f"{listing([first, *rivals])} are not told apart in what they contribute to {name}: {values}, "
             "and the intervals overlap."
         )
-    return f"{first} contributes most to {name}: {interval(known[first])}{unit}."
+    among = "Of the modalities with a value, " if len(known) < len(found) else ""
+    return f"{among}{first} contributes most to {name}: {interval(known[first])}{unit}."
 
 
 def contribution(d: Decisions) -> list[str]:
@@ -81,10 +81,6 @@ def contribution(d: Decisions) -> list[str]:
 
 def _holds_zero(e: Estimate) -> bool:
     return e.has_interval and not e.positive and not e.negative
-
-
-def _why(found: Iterable[Estimate]) -> str:
-    return next((e.reason for e in found if e.reason), "no reason given")
 
 
 def together(d: Decisions, metric: str = "") -> str:
@@ -206,142 +202,6 @@ def harm_in_samples(d: Decisions) -> str:
     each = [(m, sum(row["modality"] == m for row in hurt)) for m in d.view.modalities]
     told = listing([f"{m} hurts in {count(n, 'sample')}" for m, n in each if n])
     return f"{told}: its own value makes the true label less likely than other samples' values do. {control}"
-
-
-# --- information ---
-
-
-def information(d: Decisions) -> list[str]:
-    """Say for each pair which part of the information dominates, or that nothing is shown."""
-    pairs = list(d.decompositions)
-    left = len(pairs) - LISTED
-    return [_pair(d, pair) for pair in pairs[:LISTED]] + ([f"{left} further pairs are below."] if left > 0 else [])
-
-
-def pair_name(d: Decisions, pair: Pair) -> str:
-    a, b, estimator = pair
-    several = len({of for *_, of in d.decompositions}) > 1
-    return f"{a} and {d.other(a, b)}" + (f" ({estimator.upper()})" if several and estimator else "")
-
-
-def where(level: float) -> str:
-    return "at the inputs" if level < 0 else f"at level {level:g}"
-
-
-def atom_name(d: Decisions, pair: Pair, atom: str) -> str:
-    """Name a part of the decomposition in words."""
-    a, b, _ = pair
-    owner = {"U_a": a, "U_b": d.other(a, b)}
-    return f"only {owner[atom]}" if atom in owner else {"R": "redundancy", "S": "synergy"}[atom]
-
-
-def _pair(d: Decisions, pair: Pair) -> str:
-    parts = []
-    for about, levels in d.decompositions[pair].items():
-        level, atoms = d.told(levels)
-        parts.append(f"about the {about}, {where(level)}, {dominant(d, pair, atoms)}")
-    return f"{pair_name(d, pair)}: {'; '.join(parts)}."
-
-
-def dominant(d: Decisions, pair: Pair, atoms: dict[str, Atom]) -> str:
-    """Say which atom lies beyond its interval and null and above the others; "nothing" where none does."""
-    known = {name: atom.corrected for name, atom in atoms.items() if atom.corrected.computed}
-    if not known:
-        return f"not computed: {_why(a.corrected for a in atoms.values())}"
-    if not any(e.has_interval for e in known.values()):
-        top = max(known, key=lambda name: known[name].value)
-        return f"the largest part is {atom_name(d, pair, top)}, {num(known[top].value)} bits, a point without interval"
-    clear = [name for name in known if atoms[name].clear]
-    if not clear:
-        top = max(e.value for e in known.values())
-        return f"nothing beyond the intervals (at most {num(top)} bits)"
-    first = max(clear, key=lambda name: known[name].value)
-    top = known[first]
-    rivals = [name for name, e in known.items() if name != first and (e.value > top.value or not apart(e, top))]
-    if rivals:
-        names = listing([f"{atom_name(d, pair, n)} {interval(known[n])} bits" for n in (first, *rivals)])
-        return f"no part stands out: {names} are not told apart"
-    return f"{atom_name(d, pair, first)} dominates, {interval(known[first])} bits"
-
-
-# --- robustness ---
-
-
-def _drops(d: Decisions, m: str) -> tuple[float, dict[str, Estimate]]:
-    top, drops = d.hardest(m)
-    return top, {c: e for c, e in drops.items() if e.computed}
-
-
-def robustness(d: Decisions) -> list[str]:
-    """Say for each modality which corruption does most damage, and where confidence calibration breaks."""
-    rows = d.rows("robustness")
-    if not rows:
-        return []
-    if reason := d.failure(rows):
-        return [f"The curves under corruption could not be computed: {reason}."]
-    told = {m: calibration(d, m) for m in d.curves}
-    said = [" ".join(filter(None, (damage(d, m), told[m]))) for m in d.curves]
-    calm = [m for m in d.curves if told[m] == "" and _has_ece(d, m)]
-    if calm:
-        said.append(f"ECE is nowhere shown to rise above the clean one under corruption of {listing(calm, 'or')}.")
-    return said
-
-
-def damage(d: Decisions, m: str) -> str:
-    """Say which corruption of a modality costs most at the highest severity."""
-    top, known = _drops(d, m)
-    name = d.metric_name(d.robust_metric)
-    at = f"At severity {top:g}"
-    if not known:
-        return f"{m}: the drop at severity {top:g} could not be computed: {_why(d.hardest(m)[1].values())}."
-    if not any(e.has_interval for e in known.values()):
-        c = max(known, key=lambda c: known[c].value)
-        return f"{at} the largest drop under corrupted {m} is {num(known[c].value)}, {c}: a point without interval."
-    first, *rivals = leaders(known) or [None]
-    if first is None:
-        return f"{at} no corruption of {m} is shown to lower {name}."
-    if rivals:
-        said = listing([f"{c} {interval(known[c])}" for c in (first, *rivals)], most=3)
-        return f"{at} the worst for {m} are not told apart: drop in {name} {said}."
-    return f"{at} {first} does most damage to {m}: {name} falls by {interval(known[first])}."
-
-
-def _has_ece(d: Decisions, m: str) -> bool:
-    return any(p.ece.has_interval for points in d.curves[m].values() for p in points if p.severity > 0)
-
-
-def calibration(d: Decisions, m: str) -> str:
-    """Say under which corruptions ECE rises above the clean one, and from which severity on; "" for none."""
-    curves = d.curves[m]
-    broken = []
-    for c, points in curves.items():
-        found = d.miscalibrated(points)
-        if not found:
-            continue
-        known = [p.severity for p in points if p.ece.computed and p.severity > 0]
-        tail = found == [s for s in known if s >= found[0]]
-        severities = [f"{s:g}" for s in found]
-        broken.append(f"{c} ({f'from {severities[0]} on' if tail else f'at {listing(severities)}'})")
-    return f"Confidence calibration breaks (ECE above the clean one) by severity: {listing(broken)}." if broken else ""
-
-
-def worst(d: Decisions) -> str:
-    """Say which corruption of all does most damage (one sentence, for the summary)."""
-    found: dict[tuple[str, str], Estimate] = {}
-    tops = set()
-    for m in d.curves:
-        top, drops = _drops(d, m)
-        tops.add(top)
-        found |= {(m, c): e for c, e in drops.items()}
-    named = leaders(found)
-    if not named:
-        return ""
-    at = f"at severity {tops.pop():g}" if len(tops) == 1 else "at the highest severities"
-    name = d.metric_name(d.robust_metric)
-    said = [f"{c} on {m}" for m, c in named]
-    if len(said) > 1:
-        return f"The most damaging corruptions {at} are not told apart: {listing(said, most=3)}."
-    return f"The most damaging corruption {at} is {said[0]}: {name} falls by {interval(found[named[0]])}."
 
 
 # --- imbalance ---

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Decisions, Row, estimate
-from fusionscope.report._decisions_prose import atom_name
 from fusionscope.report._palette import colour
 from fusionscope.report._prose import interval, num
 from fusionscope.report._samples_drawing import drawing

@@ -18,6 +18,7 @@ from fusionscope._files import atomic_write
 from fusionscope.errors import FileError
 from fusionscope.report import (
     _charts,
+    _curves_prose,
     _decisions_page,
     _decisions_prose,
     _decisions_tables,
@@ -89,6 +90,7 @@ def render(view: View) -> str:
         "heatmaps": _heatmaps(view, charts),
         "effects": effects,
         "decided": _decisions_prose,
+        "curved": _curves_prose,
         "effect_tables": _decisions_tables,
         "decisions": _decisions_page.sections(effects, charts),
         "semantics": semantics,

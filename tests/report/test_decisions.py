@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ import pandas as pd
 import pytest
 
 from fusionscope.report import DissectionLike, write_report
+from fusionscope.report import _curves_prose as curved
 from fusionscope.report import _decisions_prose as prose
 from fusionscope.report import _decisions_tables as listed
 from fusionscope.report._decisions import Decisions
 from fusionscope.report._decisions_charts import waterfall
 from fusionscope.report._decisions_page import CLASSES_DRAWN, sections
 from fusionscope.report._page import render
-from fusionscope.report._samples_drawing import drawing, png
 from fusionscope.report._view import View
 from tests.browser import Chromium
 from tests.report import factory
@@ -164,56 +162,48 @@ def test_a_dissection_without_arrays_lists_samples_undrawn() -> None:
     assert '<th scope="col">Inputs' not in render(View(whole))
 
 
-def test_an_image_survives_the_encoder() -> None:
-    pixels = np.random.default_rng(7).integers(0, 256, (11, 13, 3), dtype=np.uint8)
-    data = png(pixels)
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    assert (width, height, depth, kind) == (13, 11, 8, 2)
-    start = data.index(b"IDAT") + 4
-    size = struct.unpack(">I", data[start - 8 : start - 4])[0]
-    rows = np.frombuffer(zlib.decompress(data[start : start + size]), np.uint8).reshape(11, 1 + 39)
-    assert not rows[:, 0].any()
-    assert (rows[:, 1:].reshape(11, 13, 3) == pixels).all()
-    assert struct.unpack(">I", data[start + size : start + size + 4])[0] == zlib.crc32(data[start - 4 : start + size])
-
-
-def test_what_cannot_be_drawn_is_left_out() -> None:
-    assert drawing(np.zeros((2, 3, 5, 7), np.float32), "red", "x") == ""
-    assert drawing(np.zeros((0, 3), np.float32), "red", "x") == ""
-    assert drawing(np.full((5, 2), np.nan), "red", "x") == ""
-    assert drawing(np.array(["a"]), "red", "x") == ""
-    holes = drawing(np.array([[0.0], [1.0], [np.nan], [2.0], [3.0]]), "red", "x")
-    assert holes.count("M") == 2
-    assert drawing(np.zeros(1000), "red", "x").count("<rect") == 64
-    assert '"><b>' not in drawing(np.zeros((3, 5), np.uint8), "red", '"><b>')
-
-
 # --- information ---
 
 
 def test_the_dominant_part_is_named_for_label_and_prediction() -> None:
-    (said,) = prose.information(given(planted.scenes()))
+    (said,) = curved.information(given(planted.scenes()))
     assert said == (
         "rgb and depth: about the label, at the inputs, synergy dominates, 0.80 (0.76 to 0.84) bits; "
         "about the prediction, at the inputs, redundancy dominates, 0.70 (0.66 to 0.74) bits."
     )
     unique = changed("information", {"atom": "U_a"}, corrected=1.2, low=1.1, high=1.3, value=1.3)
-    assert "about the label, at the inputs, only rgb dominates" in prose.information(unique)[0]
+    assert "about the label, at the inputs, uniqueness of rgb dominates" in curved.information(unique)[0]
 
 
 def test_inside_the_intervals_or_the_null_nothing_is_named() -> None:
     inside = changed("information", {}, low=-0.5)
-    assert prose.information(inside)[0].count("nothing beyond the intervals") == 2
+    assert curved.information(inside)[0].count("nothing beyond the intervals") == 2
     null = changed("information", {}, shuffled_high=2.0)
-    assert prose.information(null)[0].count("nothing beyond the intervals") == 2
+    assert curved.information(null)[0].count("nothing beyond the intervals") == 2
     rival = changed("information", {"atom": "U_a", "about": "label"}, corrected=0.79, low=0.7, high=0.9, value=0.9)
-    assert "no part stands out: synergy 0.80 (0.76 to 0.84) bits and only rgb 0.79" in prose.information(rival)[0]
+    assert (
+        "no part stands out: synergy 0.80 (0.76 to 0.84) bits and uniqueness of rgb 0.79"
+        in curved.information(rival)[0]
+    )
+
+
+def test_what_has_no_value_is_not_ranked_against() -> None:
+    gone = changed("information", {"atom": "S"}, value=np.nan, corrected=np.nan, low=np.nan, high=np.nan)
+    assert "uniqueness of rgb 0.30 (0.26 to 0.34) bits; not computed: synergy" in curved.information(gone)[0]
+    assert "dominates" not in curved.information(gone)[0].split("prediction")[0]
+    lost = changed("contribution", {"modality": "depth"}, shapley=np.nan)
+    assert prose.most(lost, "accuracy").startswith("Of the modalities with a value, rgb contributes most")
+    cut = changed("robustness", {"severity": 5, "corruption": "blur"}, drop=np.nan)
+    assert curved.damage(cut, "rgb").endswith("No value there: blur.")
+    assert ", of those with a value, is noise on rgb" in curved.worst(cut)
+    blind = changed("robustness", {"severity": 0}, ece=np.nan, ece_low=np.nan, ece_high=np.nan)
+    assert not any("ECE" in line for line in curved.robustness(blind)), "there is no clean value to compare with"
 
 
 def test_negative_estimates_are_shown_and_the_bias_beside_them() -> None:
     d = given(planted.scenes())
     body = listed.information(d).body
-    row = next(r for r in body if r[4] == "only depth")
+    row = next(r for r in body if r[4] == "uniqueness of depth")
     assert row[5:9] == ("0.000", "0.040", "0.070", "−0.040 (−0.080 to 0.000)")
     assert row[9] == "3e−09"
     charts: dict[str, Any] = {}
@@ -232,25 +222,27 @@ def test_each_against_the_rest_comes_first() -> None:
 
 
 def test_the_most_damaging_corruption_and_where_calibration_breaks() -> None:
-    assert prose.robustness(given(planted.scenes()))[0] == (
+    assert curved.robustness(given(planted.scenes()))[0] == (
         "At severity 5 noise does most damage to rgb: accuracy falls by 0.45 (0.43 to 0.47). "
         "Confidence calibration breaks (ECE above the clean one) by severity: noise (from 2 on)."
     )
-    assert prose.worst(given(planted.scenes())).startswith("The most damaging corruption at severity 5 is noise on rgb")
+    assert curved.worst(given(planted.scenes())).startswith(
+        "The most damaging corruption at severity 5 is noise on rgb"
+    )
     other = changed("robustness", {"corruption": "blur", "severity": 5}, drop=0.6, drop_low=0.55, drop_high=0.65)
-    assert prose.damage(other, "rgb").startswith("At severity 5 blur does most damage to rgb")
+    assert curved.damage(other, "rgb").startswith("At severity 5 blur does most damage to rgb")
     again = changed("robustness", {"severity": 3}, ece_low=0.0)
-    assert "noise (at 2, 4 and 5)" in prose.calibration(again, "rgb")
+    assert "noise (at 2, 4 and 5)" in curved.calibration(again, "rgb")
 
 
 def test_drops_inside_their_intervals_are_no_damage() -> None:
     none = changed("robustness", {}, drop_low=-0.2, ece_low=0.0)
-    assert prose.damage(none, "rgb") == "At severity 5 no corruption of rgb is shown to lower accuracy."
-    assert prose.worst(none) == ""
-    assert prose.robustness(none)[-1].startswith("ECE is nowhere shown to rise above the clean one")
+    assert curved.damage(none, "rgb") == "At severity 5 no corruption of rgb is shown to lower accuracy."
+    assert curved.worst(none) == ""
+    assert curved.robustness(none)[-1].startswith("ECE is nowhere shown to rise above the clean one")
     rivals = changed("robustness", {}, drop_low=0.05, drop_high=0.9)
-    assert "are not told apart" in prose.damage(rivals, "rgb")
-    assert "are not told apart" in prose.worst(rivals)
+    assert "are not told apart" in curved.damage(rivals, "rgb")
+    assert "are not told apart" in curved.worst(rivals)
 
 
 def test_the_baseline_is_named_or_its_columns_left_out(reports: dict[str, Path]) -> None:
@@ -286,12 +278,12 @@ def test_dominance_and_probes() -> None:
 def test_everything_failed_gives_its_reasons() -> None:
     d = given(planted.failed())
     said = [*prose.contribution(d), *prose.cooperation(d), prose.harm_in_classes(d), prose.harm_in_samples(d)]
-    said += [*prose.information(d), *prose.robustness(d), *prose.imbalance(d)]
+    said += [*curved.information(d), *curved.robustness(d), *prose.imbalance(d)]
     assert all("<today>" in line for line in said), said
     charts: dict[str, Any] = {}
     assert list(sections(d, charts)) == [name for name in ORDER if name != "removal"]
     assert charts == {}
-    assert prose.worst(d) == ""
+    assert curved.worst(d) == ""
 
 
 @pytest.mark.parametrize("name", [*planted.EVERY, *planted.ODD])
@@ -318,10 +310,16 @@ def test_tables_read_back_from_csv_say_the_same(tmp_path: Path) -> None:
         table.to_csv(tmp_path / f"{name}.csv", index=False)
         tables[name] = pd.read_csv(tmp_path / f"{name}.csv")
     one, two = given(whole), given(Kept(tables, whole.manifest, {}, whole.arrays))
-    for say in (prose.contribution, prose.cooperation, prose.harm_in_classes, prose.harm_in_samples, prose.information):
+    for say in (
+        prose.contribution,
+        prose.cooperation,
+        prose.harm_in_classes,
+        prose.harm_in_samples,
+        curved.information,
+    ):
         assert say(one) == say(two)
     assert listed.samples(one) == listed.samples(two)
-    assert prose.robustness(one) == prose.robustness(two)
+    assert curved.robustness(one) == curved.robustness(two)
 
 
 def test_a_hundred_classes_are_drawn_in_part() -> None:
