@@ -12,14 +12,13 @@ import torch
 from fusionscope.measures import (
     CoalitionTable,
     Emap,
-    PerceptualScore,
     contributions,
     cooperations,
     resolve_score,
     sampled_subsets,
     valuations,
 )
-from fusionscope.measures.functional import emap, permute_within, perceptual_score, shapley
+from fusionscope.measures.functional import shapley
 
 NAMES = ("a", "b")
 SUBSETS = [frozenset(s) for s in ("ab", "a", "b", "")]
@@ -158,3 +157,175 @@ def test_false_discoveries_of_harm_are_rare_and_planted_harm_is_found():
     print("runs with a false discovery at 5 %:", wrong / repeats, "planted harm found:", found / repeats)
     assert wrong / repeats <= 0.1  # at most 0.05 expected; two standard errors of 40 runs are 0.07
     assert found / repeats >= 0.9
+
+
+def three(seed=0, n=211, classes=3):
+    outputs, y, _ = random_game(np.random.default_rng(seed), n, classes)
+    return outputs, y
+
+
+def test_rows_of_all_data_and_of_classes():
+    outputs, y = three()
+    result = table(outputs, y, classes=4)
+    found = contributions(result)
+    for concept in ("", "0", "1", "2"):
+        here = y == int(concept) if concept else y >= 0
+        V = {S: float((o.argmax(1) == y)[here].mean()) for S, o in outputs.items()}
+        wanted = naive.shapley("abc", V.__getitem__)
+        for m in "abc":
+            row = found[m, concept]
+            assert row.shapley == pytest.approx(wanted[m])
+            assert row.share == pytest.approx(wanted[m] / V[frozenset("abc")])
+            assert row.alone == pytest.approx(V[frozenset(m)] - V[frozenset()])
+            assert row.last == pytest.approx(V[frozenset("abc")] - V[frozenset("abc") - {m}])
+            assert row.low < row.shapley < row.high
+            assert math.isnan(row.q) == (concept == "")
+            assert row.reason == ""
+    assert [(row.concept, row.modality) for row in found.rows[:4]] == [("", "a"), ("", "b"), ("", "c"), ("0", "a")]
+
+
+def test_a_value_that_is_missing_takes_only_what_needs_it():
+    outputs, y = three()
+    outputs[frozenset("b")][y == 1] = np.nan
+    result = table(outputs, y, classes=4)
+    found = contributions(result)
+    n = int((y == 1).sum())
+    assert math.isnan(found["a"].shapley)
+    assert found["a"].reason == f"V(b): outputs are not finite for {n} of 211 samples"
+    assert found["a"].alone == pytest.approx(result[{"a"}].value - result[()].value)
+    assert math.isnan(found["b"].alone)
+    assert np.isfinite(found["b"].last)
+    assert f"{n} of {n} samples" in found["c", "1"].reason
+    assert all(np.isfinite(found[m, c].shapley) and np.isfinite(found[m, c].q) for m in "abc" for c in "02")
+    shares = cooperations(result)
+    # C_A of a pair plays with and without the third modality; only V(c), V(ac), V(a) ... enter C_ac.
+    assert {row.subset for row in shares.rows if np.isnan(row.value)} >= {("a", "b"), ("a", "b", "c")}
+    assert all(row.reason.startswith("V(b)") for row in shares.rows if np.isnan(row.value))
+    assert math.isnan(shares["intershap", "abc"].value)
+
+
+def test_a_model_that_raises_on_one_subset():
+    outputs, y = three()
+    metric = CoalitionTable("abc", score=resolve_score(None, "classification", 4), resamples=100)
+    for S, output in outputs.items():
+        metric.fail(S, "ValueError: no") if frozenset("ab") == S else metric.update(
+            S, torch.tensor(output), torch.tensor(y)
+        )
+    result = metric.compute()
+    rows = contributions(result).rows
+    assert {row.reason for row in rows} == {"V(a+b): ValueError: no"}
+    assert np.isfinite([row.alone for row in rows]).all()
+    assert [math.isnan(row.last) for row in rows[:3]] == [False, False, True]
+    assert valuations(result).reason == "V(a+b): ValueError: no"
+    assert np.isnan(valuations(result).values).all()
+    metric = CoalitionTable("abc", score=resolve_score(None, "classification", 4))
+    metric.fail("abc", "x")
+    assert contributions(metric.compute()).rows[0].reason.startswith("V(a+b+c): x")
+
+
+def test_few_samples_of_a_class_have_no_p():
+    outputs, y = three(n=60)
+    y[:] = np.where(np.arange(60) < 3, 2, y % 2)
+    found = contributions(table(outputs, y, classes=4))
+    assert math.isnan(found["a", "2"].p)
+    assert "no p: fewer than 5 groups" in found["a", "2"].reason
+    assert np.isfinite(found["a", "1"].p)
+    group = torch.arange(60) // 20
+    found = contributions(table(outputs, y, classes=4, group=group))
+    assert math.isnan(found["a", "1"].p)
+    alone = table({S: o[:1] for S, o in outputs.items()}, y[:1], classes=4)
+    row = contributions(alone)["a"]
+    assert math.isnan(row.low)
+    assert "no interval: fewer than 2 groups" in row.reason
+
+
+def test_harm_in_every_sample_has_the_p_of_the_sign_test():
+    y = np.zeros(9, dtype=int)
+    right, wrong = np.eye(2)[y], np.eye(2)[1 - y]
+    found = contributions(table({SUBSETS[0]: wrong, SUBSETS[1]: right, SUBSETS[2]: wrong, SUBSETS[3]: right}, y))
+    assert found["b", "0"].shapley == -1
+    assert found["b", "0"].p == 2**-9
+    assert found["b", "0"].hurts
+    assert found["a", "0"].p == 1
+    assert not found["a", "0"].hurts
+
+
+def test_no_share_of_a_score_below_zero():
+    outputs, y = three()
+    row = contributions(table(outputs, y, "loglik", classes=4))["a"]
+    assert np.isfinite(row.shapley)
+    assert math.isnan(row.share)
+    assert row.reason == "no share: V of all modalities is not above 0"
+
+
+def test_one_modality_and_multilabel():
+    y = np.array([0, 1, 1, 0, 1, 0])
+    result = table({frozenset("a"): np.eye(2)[y], frozenset(): np.eye(2)[y * 0]}, y)
+    assert contributions(result)["a"].shapley == 0.5
+    assert cooperations(result).rows == ()
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (41, 3), generator=g)
+    metric = CoalitionTable("ab", score=resolve_score(None, "multilabel"), resamples=100)
+    for S in SUBSETS:
+        metric.update(S, labels - 0.5 + torch.randn(41, 3, generator=g) / (1 + len(S)), labels)
+    found = contributions(metric.compute())
+    assert [row.concept for row in found.rows[::2]] == ["", "0", "1", "2"]
+    assert all(np.isfinite(row.q) for row in found.rows[2:])
+    assert valuations(metric.compute()).reason.startswith("samples are valued by whether they are right")
+
+
+def additive_game(rng, M, pairs=0.3):
+    worth = rng.normal(size=M)
+    cross = np.triu(rng.normal(size=(M, M)), 1) * pairs
+    truth = worth + (cross + cross.T).sum(1) / 2
+
+    def V(S, names):
+        x = np.array([name in S for name in names], dtype=float)
+        return x @ worth + x @ cross @ x
+
+    return V, truth
+
+
+def test_sampled_subsets_estimate_without_bias_and_say_how_well():
+    names = [f"m{i}" for i in range(10)]
+    rng, off, inside = np.random.default_rng(0), [], []
+    # A function as score: every sample's value is V(S) itself plus noise that all subsets share.
+    score = resolve_score(lambda output, target: output, "regression")
+    for seed in range(7):
+        V, truth = additive_game(rng, 10, 1.0)
+        subsets, orders = sampled_subsets(names, most=120, seed=seed)
+        metric = CoalitionTable(names, score=score, permutations=orders, resamples=50)
+        noise = torch.randn(13, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for S in subsets:
+            metric.update(S, 20 + V(S, names) + noise, torch.zeros(13))
+        found = contributions(metric.compute())
+        rows = [found[name] for name in names]
+        off += [row.shapley - t for row, t in zip(rows, truth, strict=True)]
+        inside += [row.low <= t <= row.high for row, t in zip(rows, truth, strict=True)]
+        assert "standard error of sampling" in rows[0].reason
+        assert sum(row.shapley for row in rows) == pytest.approx(V(names, names))
+    # Pairs of an order and its reverse are exact for games of pairs.
+    np.testing.assert_allclose(off, 0, atol=1e-9)
+    assert all(inside)
+    shares = cooperations(metric.compute())
+    assert math.isnan(shares["interaction", ("m3", "m7")].value)
+    assert "needs the score of all 1024 subsets" in shares["cooperation", names].reason
+
+
+def test_the_error_of_sampling_is_that_of_the_estimate():
+    names = [f"m{i}" for i in range(9)]
+    rng = np.random.default_rng(0)
+    third = {S: float(rng.normal()) for S in naive.subsets(names)}
+    truth = shapley(third)
+    score = resolve_score(lambda output, target: output, "regression")
+    z = []
+    for seed in range(25):
+        subsets, orders = sampled_subsets(names, most=200, seed=seed)
+        metric = CoalitionTable(names, score=score, permutations=orders, resamples=0)
+        for S in subsets:
+            metric.update(S, torch.full((2,), third[S], dtype=torch.float64), torch.zeros(2))
+        found = contributions(metric.compute())
+        z += [(found[m].shapley - truth[m]) / e for m, e in zip(names, found.sampling_error, strict=True)]
+    print("mean and sd of errors over their standard error:", np.mean(z), np.std(z))
+    assert abs(np.mean(z)) < 0.25
+    assert 0.85 < np.std(z) < 1.35  # 1.1 expected: t with some 12 degrees of freedom
