@@ -1,5 +1,6 @@
 """What modalities gain together, from the table V(S): SHAPE's cooperation, interaction indices, InterSHAP."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -72,7 +73,7 @@ def cooperations(result: RemovalResult) -> CooperationResult:
     - "intershap": the share of interaction (``intershap``). A noisy V makes it larger, and its draws never reach 0;
       where the intervals of all pairs' interactions hold 0, so does its own.
 
-    Where not all subsets were scored, there is no value, and the reason says so.
+    Where only some subsets were scored (``permutations``), there is no value, and the reason says so.
 
     >>> import torch
     >>> from fusionscope.measures import resolve_score
@@ -87,13 +88,14 @@ def cooperations(result: RemovalResult) -> CooperationResult:
     names, M = game.modalities, len(game.modalities)
     top, full = game.row(2**M - 1), 2**M - 1
     Z = game.values[top, 0] if top >= 0 else np.nan
+    shape = (names, result.score, result.samples, result.groups, result.alpha)
+    if M < 2 or result.permutations is not None:
+        return CooperationResult(_unknown(result) if M > 1 else (), *shape)
     V, draws = _dense(game)
     rows: list[CooperationRow] = []
 
     def add(kind: str, mask: int, needed: Array, value: float, each: Array, note: str = "") -> tuple[float, float]:
-        reason = game.lacking(needed, 0)
-        if result.permutations is not None and reason:
-            reason = "not all subsets were scored, which this needs: " + reason
+        reason = "" if np.isfinite(value) or note else game.lacking(needed, 0)
         if not reason:
             reason = "; ".join(filter(None, [note, game.note(0)]))
         low, high = percentile_interval(each, result.alpha) if np.isfinite(value) else (np.nan, np.nan)
@@ -101,32 +103,39 @@ def cooperations(result: RemovalResult) -> CooperationResult:
         rows.append(CooperationRow(result.score, kind, subset, float(value), float(low), float(high), reason))
         return float(low), float(high)
 
-    if M <= MOST_COOPERATING and M > 1:
+    if M <= MOST_COOPERATING:
         masks, weights = cooperation_weights(M)
         with np.errstate(invalid="ignore", divide="ignore"):
             whole = np.where(draws[:, [full]] > 0, draws[:, [full]], np.nan)
             each = combine(weights, draws) / whole
         share = combine(weights, V) / (Z if Z > 0 else np.nan)
-        note = "" if Z > 0 else "no share: V of all modalities is not above 0"
+        note = "no share: V of all modalities is not above 0" if Z <= 0 else ""
         for k in sorted(range(len(masks)), key=lambda k: (-masks[k].bit_count(), masks[k])):
             needed = (weights[k] != 0) | (np.arange(2**M) == full)
             add("cooperation", masks[k], needed, share[k], each[:, k], note)
     pairs, weights = interaction_weights(M)
     value, each = combine(weights, V), combine(weights, draws)
     ends = [add("interaction", 1 << i | 1 << j, weights[k], value[k], each[:, k]) for k, (i, j) in enumerate(pairs)]
-    if M < 2:
-        return CooperationResult((), names, result.score, result.samples, result.groups, result.alpha)
     matrix = interaction_matrix(V)
     index = interaction_share(matrix)
     each = interaction_share(interaction_matrix(draws))
-    none = bool(ends) and all(low <= 0 <= high for low, high in ends)
+    none = all(low <= 0 <= high for low, high in ends)
     note = "the interactions may all be 0" if none else ""
     if np.isfinite(matrix).all() and not np.isfinite(index):
         note = "V is the same for all subsets"
     add("intershap", full, np.ones(2**M), float(index), each, note)
     if none and np.isfinite(index):
         rows[-1] = replace(rows[-1], low=0.0)
-    return CooperationResult(tuple(rows), names, result.score, result.samples, result.groups, result.alpha)
+    return CooperationResult(tuple(rows), *shape)
+
+
+def _unknown(result: RemovalResult) -> tuple[CooperationRow, ...]:
+    """Rows without values, where only some subsets were scored."""
+    names, nan = result.modalities, float("nan")
+    pairs = [("interaction", pair) for pair in itertools.combinations(names, 2)]
+    why = f"needs the score of all {2 ** len(names)} subsets, {len(result.rows)} were scored"
+    kinds = [("cooperation", names), *pairs, ("intershap", names)]
+    return tuple(CooperationRow(result.score, kind, subset, nan, nan, nan, why) for kind, subset in kinds)
 
 
 def _dense(game: Game) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from fusionscope.errors import InputError
 
@@ -95,6 +95,7 @@ class Game:
     draws: list[Array]  # per cell [R, S]
     reason: Array  # [S, cells] of str
     groups: Int64[Array, "cells"]
+    place: dict[int, int]
 
     @classmethod
     def of(cls, result: RemovalResult) -> "Game":
@@ -110,11 +111,12 @@ class Game:
             draws += list(np.moveaxis(classes.draws, 2, 0))
             groups = np.concatenate([groups, classes.groups])
         names = ("", *map(str, range(len(groups) - 1)))
-        return cls(result.modalities, masks, names, values, draws, reason, groups)
+        place = {mask: s for s, mask in enumerate(masks)}
+        return cls(result.modalities, masks, names, values, draws, reason, groups, place)
 
     def row(self, mask: int) -> int:
         """Return the row of a subset, -1 where it was not scored."""
-        return self.masks.index(mask) if mask in self.masks else -1
+        return self.place.get(mask, -1)
 
     def written(self, mask: int) -> str:
         """Return a subset as text."""
@@ -170,7 +172,7 @@ def contributions(result: RemovalResult) -> ContributionResult:
     game = Game.of(result)
     weights, orders = _weights(game, result)
     extra = _sampling_error(game, orders)
-    rows = [row for cell in range(len(game.names)) for row in _of_cell(result, game, cell, weights, extra[cell])]
+    rows = [row for c in range(len(game.names)) for row in _of_cell(result, game, c, weights, extra[c], len(orders))]
     q = np.full(len(rows), np.nan)
     of_class = [k for k, row in enumerate(rows) if row.concept]
     q[of_class] = benjamini_hochberg(np.array([rows[k].p for k in of_class]))
@@ -180,14 +182,19 @@ def contributions(result: RemovalResult) -> ContributionResult:
 
 
 def _of_cell(
-    result: RemovalResult, game: Game, cell: int, weights: Float64[Array, "M masks"], extra: Float64[Array, "M"]
+    result: RemovalResult,
+    game: Game,
+    cell: int,
+    weights: Float64[Array, "M masks"],
+    extra: Float64[Array, "M"],
+    orders: int,
 ) -> list[ContributionRow]:
     """Rows of all modalities, on all data or for one class."""
     M, full, alpha = len(game.modalities), 2 ** len(game.modalities) - 1, result.alpha
     scored, lost = game.weights(weights)
     phi = np.where(lost, np.nan, combine(scored, game.values[:, cell]))
     draws = combine(scored, game.draws[cell])
-    low, high = _widened(phi, draws, extra, alpha)
+    low, high = _widened(phi, draws, extra, orders, alpha)
     top = game.row(full)
     whole = float(game.values[top, cell]) if top >= 0 else float("nan")
     share, share_low, share_high = np.full((3, M), np.nan)
@@ -196,7 +203,7 @@ def _of_cell(
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios = np.where(Z > 0, draws / Z, np.nan)
         share = phi / whole
-        share_low, share_high = _widened(share, ratios, extra / whole, alpha)
+        share_low, share_high = _widened(share, ratios, extra / whole, orders, alpha)
     moved = result.moved[:, min(cell, result.moved.shape[1] - 1)]
     rows = []
     for m, name in enumerate(game.modalities):
@@ -283,12 +290,12 @@ def _sampled(result: RemovalResult, error: float) -> str:
 
 
 def _widened(
-    value: Float64[Array, "M"], draws: Float64[Array, "R M"], extra: Float64[Array, "M"], alpha: float
+    value: Float64[Array, "M"], draws: Float64[Array, "R M"], extra: Float64[Array, "M"], orders: int, alpha: float
 ) -> tuple[Array, Array]:
-    """Percentile interval of the draws, widened by a standard error that the draws do not know of."""
+    """Percentile interval of the draws, widened by the standard error of a mean over orders."""
     low, high = percentile_interval(draws, alpha)
     if (extra != 0).any():
-        reach = norm.isf(alpha / 2) * extra
+        reach = t.isf(alpha / 2, orders - 1) * extra
         low, high = value - np.hypot(value - low, reach), value + np.hypot(high - value, reach)
     known = np.isfinite(value)
     return np.where(known, low, np.nan), np.where(known, high, np.nan)

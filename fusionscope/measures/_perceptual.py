@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Num, Shaped
-from scipy.stats import norm
+from scipy.stats import t
 from torch import Tensor
 
 from fusionscope.errors import InputError
 
 from ._paired import PairedScores
 from ._paired_rows import PairedResult
-from .functional._perceptual import KINDS, Kind, perceptual_score
+from .functional._perceptual import KINDS, perceptual_score
 from .functional._resampling import percentile_interval
 
 Key = tuple[str, str, int]
@@ -59,8 +59,8 @@ class PerceptualScore(PairedScores):
 
     Feed the plain run with ``update(None, ...)`` and every permuted run with ``update((modality, kind, repeat), ...)``,
     permuted as ``functional.permute_within`` says, always on the same samples. Intervals are those of the paired
-    bootstrap over groups, widened by the repeats' standard error ``sd/sqrt(repeats)``. Source: see
-    ``functional.perceptual_score``.
+    bootstrap over groups, widened by the repeats' standard error ``sd/sqrt(repeats)`` (times a t quantile: two repeats
+    make them very wide). Source: see ``functional.perceptual_score``.
 
     Args:
         modalities: their names.
@@ -86,7 +86,7 @@ class PerceptualScore(PairedScores):
     stayed: Tensor
 
     def __init__(
-        self, modalities: Iterable[str], *, kinds: Sequence[Kind] = KINDS, repeats: int = 10, **settings: Any
+        self, modalities: Iterable[str], *, kinds: Sequence[str] = KINDS, repeats: int = 10, **settings: Any
     ) -> None:
         self.modalities, self.kinds, self.repeats = tuple(modalities), tuple(kinds), repeats
         if not self.kinds or set(self.kinds) - set(KINDS) or repeats < 1:
@@ -145,7 +145,7 @@ class PerceptualScore(PairedScores):
         low, high = map(float, percentile_interval(each, self.alpha))
         reasons = [str(paired.reason[places[0]])]
         if self.repeats > 1:
-            reach = norm.isf(self.alpha / 2) * score.sd / np.sqrt(self.repeats)
+            reach = t.isf(self.alpha / 2, self.repeats - 1) * score.sd / np.sqrt(self.repeats)
             low, high = score - np.hypot(score - low, reach), score + np.hypot(high - score, reach)
         else:
             reasons.append("the interval does not hold the chance of the permutation: one repeat")

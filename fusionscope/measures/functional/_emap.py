@@ -9,7 +9,7 @@ from fusionscope.errors import InputError
 from ._arrays import ArrayLike, as_tensor
 
 
-def emap(logits: Shaped[ArrayLike, "N N *rest"]) -> Shaped[ArrayLike, "N *rest"]:
+def emap(logits: Shaped[ArrayLike, "N M *rest"]) -> Shaped[ArrayLike, "N *rest"]:
     """Return the predictions of the best additive approximation ``f1(x1) + f2(x2)``, in the unit of the logits.
 
     ``EMAP_i = mean_j L[i, j] + mean_j L[j, i] - mean L``, where ``L[i, j]`` is the output for modality 1 of sample i

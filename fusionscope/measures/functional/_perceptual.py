@@ -1,6 +1,6 @@
 """How much worse a model does when one modality is exchanged between samples."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from fusionscope.errors import InputError, did_you_mean
 
 KINDS = ("any", "within class", "across classes")
-Kind = Literal["any", "within class", "across classes"]
 
 
 class Perceptual(float):
@@ -64,7 +63,7 @@ def perceptual_score(value: Any, permuted: Any, normaliser: Any = None) -> Perce
     return Perceptual(float(lost.mean()), sd, len(lost))
 
 
-def permute_within(labels: Shaped[Tensor, "B"], seed: int, kind: Kind = "any") -> tuple[Int64[Tensor, "B"], int]:
+def permute_within(labels: Shaped[Tensor, "B"], seed: int, kind: str = "any") -> tuple[Int64[Tensor, "B"], int]:
     """Draw a permutation of a batch: row i gets the value of row ``order[i]``.
 
     - "any": from another sample;
@@ -99,7 +98,7 @@ def permute_within(labels: Shaped[Tensor, "B"], seed: int, kind: Kind = "any") -
     else:
         # Classes one after the other: a shift by the largest class reaches another class wherever that is possible.
         turn = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed)).tolist()
-        row = torch.cat([blocks[i] for i in turn]) if blocks else order
+        row = torch.cat([blocks[i] for i in turn]) if blocks else order.clone()
         order[row] = row.roll(-max(map(len, blocks), default=0))
         stayed = int((label[order] == label).sum())
     return order.to(labels.device), stayed
