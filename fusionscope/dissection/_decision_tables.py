@@ -56,12 +56,12 @@ def coalitions(results: Mapping[str, RemovalResult], modalities: Sequence[str], 
     rows = []
     for metric, result in results.items():
         by_class = result.paired.classes
-        names = [str(classes[c]) if c < len(classes) else str(c) for c in range(len(by_class) if by_class else 0)]
         for s, row in enumerate(result.rows):
             shared = {"metric": metric, "subset": joined(row.subset, modalities), "n_present": row.n_present}
             whole = {"value": row.value, "low": row.low, "high": row.high, "reason": row.reason}
             rows.append(shared | {"concept": ""} | whole)
-            for c, name in enumerate(names):
+            for c in range(len(by_class) if by_class is not None else 0):
+                name = str(classes[c]) if c < len(classes) else str(c)
                 found = {k: float(getattr(by_class, k + "s" * (k == "value"))[s, c]) for k in ("value", "low", "high")}
                 rows.append(shared | {"concept": name} | found | {"reason": str(by_class.reason[s, c])})
     columns = ["metric", "concept", "subset", "n_present", "value", "low", "high", "reason"]

@@ -68,7 +68,7 @@ class Information:
             found.append((level, {m: self.main.spot(of[round(share * (len(of) - 1))]) for m, of in taps.items()}))
         for level, spots in found:
             present = [m for m in names if m in spots]
-            sides = [((a,), (b,)) for i, a in enumerate(present) for b in present[i + 1 :]]
+            sides: list[tuple[Side, Side]] = [((a,), (b,)) for i, a in enumerate(present) for b in present[i + 1 :]]
             if len(present) > 2:
                 sides += [((a,), tuple(b for b in present if b != a)) for a in present]
             for a, b in sides:

@@ -44,7 +44,8 @@ class Baseline:
         table = found.tables["robustness"]
         curves = {
             (str(m), str(c)): list(rows.sort_values("severity")["value"])
-            for (m, c), rows in table.groupby(["modality", "corruption"])
+            for m, c in table[["modality", "corruption"]].drop_duplicates().itertuples(index=False)
+            if len(rows := table[(table["modality"] == m) & (table["corruption"] == c)])
         }
         return cls(str(found.manifest["model"]["name"]), str(table["metric"].iloc[0]), curves)
 

@@ -42,7 +42,7 @@ class ProbeAccuracy:
             InputError: it has other folds.
         """
         if self.reason or other.reason:
-            return (float("nan"),) * 3
+            return float("nan"), float("nan"), float("nan")
         if not np.array_equal(self.sizes, other.sizes):
             raise InputError("expected two probes of the same samples with the same groups, folds and seed")
         return _with_interval(self.hits - other.hits, self.sizes, self.alpha)
