@@ -60,7 +60,9 @@ def coalitions(results: Mapping[str, RemovalResult], modalities: Sequence[str], 
             shared = {"metric": metric, "subset": joined(row.subset, modalities), "n_present": row.n_present}
             whole = {"value": row.value, "low": row.low, "high": row.high, "reason": row.reason}
             rows.append(shared | {"concept": ""} | whole)
-            for c in range(len(by_class) if by_class is not None else 0):
+            if by_class is None:
+                continue
+            for c in range(len(by_class)):
                 name = str(classes[c]) if c < len(classes) else str(c)
                 found = {k: float(getattr(by_class, k + "s" * (k == "value"))[s, c]) for k in ("value", "low", "high")}
                 rows.append(shared | {"concept": name} | found | {"reason": str(by_class.reason[s, c])})

@@ -122,6 +122,7 @@ class Sweep:
             kind=self.kinds[modality],
             seed=self.seed,
             index=step.index,
+            modality=modality,
             statistics=self.statistics[modality],
         )
         return step.batch.with_inputs(**{modality: values})
@@ -130,9 +131,10 @@ class Sweep:
         """Return ``robustness``, one row per severity of each curve, and ``robustness_summary``, one per curve."""
         found = self.table.compute()
         rows = pd.DataFrame([asdict(row) for row in found.rows])
+        rows = rows.drop(columns="floor")
         rows.insert(3, "metric", found.score)
         calibration = self.calibration.compute().rows if self.calibration is not None else ()
-        for name in ("value", "low", "high"):
+        for name in ("value", "low", "high", "floor"):
             values = [getattr(row, name) for row in calibration] or [float("nan")] * len(rows)
             rows["ece" if name == "value" else f"ece_{name}"] = values
         return {
