@@ -164,8 +164,8 @@ def contributions(result: RemovalResult) -> ContributionResult:
     >>> from fusionscope.measures import resolve_score
     >>> table = CoalitionTable(["rgb", "depth"], score=resolve_score("accuracy", "classification", 2))
     >>> labels = torch.tensor([0, 1, 0, 1])
-    >>> for subset, guess in {("rgb", "depth"): labels, ("rgb",): labels, ("depth",): 0 * labels, (): 0 *
-    labels}.items(): ...     table.update(subset, torch.eye(2)[guess], labels)
+    >>> for subset in [("rgb", "depth"), ("rgb",), ("depth",), ()]:  # the label is what rgb shows
+    ...     table.update(subset, torch.eye(2)[labels * ("rgb" in subset)], labels)
     >>> [(row.modality, row.shapley, row.share) for row in contributions(table.compute()).rows if not row.concept]
     [('rgb', 0.5, 0.5), ('depth', 0.0, 0.0)]
     """

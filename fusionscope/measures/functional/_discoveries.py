@@ -51,7 +51,7 @@ def mean_test(values: Num[Array, "*cells n"], bound: Num[Array, "*cells"]) -> Fl
 
     >>> draws = np.array([[0.9, 0.8, 0.9, 0.7, 0.9], [0.2, 0.1, 0.0, 0.1, 0.0]])
     >>> mean_test(draws, np.array([0.1, 0.1])).round(4).tolist()
-    [0.0003, 1.0]
+    [0.0001, 1.0]
     """
     x, m = np.asarray(values, dtype=np.float64), np.asarray(bound, dtype=np.float64)[..., None]
     if (x < 0).any() or (m < 0).any():
