@@ -208,10 +208,6 @@ class Decisions:
             return f"all but {missing[0]}" if missing else f"all {len(many)}"
         return " + ".join(names)
 
-    def divided(self, metric: str) -> bool:
-        """Whether cooperation and perceptual scores are shares of V(all): not of metrics that are below zero."""
-        return metric not in SMOOTH
-
     def perceived(self, metric: str) -> dict[str, dict[str, Estimate]]:
         """Return the perceptual scores by modality and kind."""
         found: dict[str, dict[str, Estimate]] = {m: {} for m in self.view.modalities}

@@ -87,7 +87,7 @@ def together(d: Decisions, compact: bool = True) -> Table:
                 of = f"{of} with the rest"
             cells = []
             for metric in d.metrics:
-                unit = "" if kind == "intershap" or (kind == "cooperation" and d.divided(metric)) else d.unit(metric)
+                unit = "" if kind in ("intershap", "cooperation") else d.unit(metric)
                 cells.append(_written(found[metric][names], unit) if names in found[metric] else "")
             body.append((name, of, *cells))
     head = ("Number", "Of", *(d.metric_name(metric) for metric in d.metrics))
@@ -98,7 +98,7 @@ def perceptual(d: Decisions) -> Table:
     """Return the perceptual scores, a row per metric and modality, a column per way of permuting."""
     kinds = list(dict.fromkeys(row["kind"] for row in d.rows("perceptual")))
     body = [
-        (d.metric_name(metric), m, *(_written(of[k], _unit(d, metric)) if k in of else "" for k in kinds))
+        (d.metric_name(metric), m, *(_written(of[k]) if k in of else "" for k in kinds))
         for metric in d.metrics
         for m, of in d.perceived(metric).items()
     ]
@@ -106,23 +106,19 @@ def perceptual(d: Decisions) -> Table:
     return limited(head, body, set(range(2, len(head))))
 
 
-def _unit(d: Decisions, metric: str) -> str:
-    return "" if d.divided(metric) else d.unit(metric)
-
-
 SHAPE_SOURCE, SHARE = "arXiv:2205.00302", "in units of the metric"
 DEFINITIONS = {
     "Contribution φ_m": "Shapley value, the mean gain in V when m joins, over all orders of joining; "
     f"{SHARE}; all add up to V(all) − V(none) (Shapley 1953; the share φ_m / V(all): {SHAPE_SOURCE}).",
-    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', over V(all), a share "
-    "(of the log-likelihood, which is below zero: not divided, in nats); above zero they cooperate, below zero they "
-    f"are redundant ({SHAPE_SOURCE}).",
+    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', over V(all), a share; "
+    "above zero they cooperate, below zero they are redundant; none where V(all) is not above zero, as of the "
+    f"log-likelihood ({SHAPE_SOURCE}).",
     "Interaction φ_ij": f"Shapley interaction index of a pair, {SHARE}; the InterSHAP index is the share of all "
     "pairs in the sum of the absolute effects, 0 to 1 (arXiv:2412.15828).",
     "EMAP gap": "the model's metric minus that of its best additive approximation (EMAP), "
     f"{SHARE}: what interaction adds (arXiv:2010.06572).",
-    "Perceptual score": "(V(all) − V with m permuted over samples) / V(all), a share (of the log-likelihood: not "
-    "divided); permuted within a class the label's part stays, across classes it goes (arXiv:2110.14375).",
+    "Perceptual score": "(V(all) − V with m permuted over samples) / V(all), a share; "
+    "permuted within a class the label's part stays, across classes it goes (arXiv:2110.14375).",
 }
 
 
@@ -267,7 +263,7 @@ def imbalance(d: Decisions) -> Table:
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     cells = {(row["modality"], row["measure"]): _written(estimate(row)) for row in rows}
     names = [m for m in d.view.modalities if any((m, measure) in cells for measure in measures)]
-    titles = {"alone": "V alone", "probe difference": "joint − solo"}
+    titles = {"alone": "alone, V(m) − V(none)", "probe difference": "joint − solo"}
     body = [(m, *(cells.get((m, measure), "") for measure in measures)) for m in names]
     head = ("Modality", *(titles.get(measure, measure) for measure in measures))
     return limited(head, body, set(range(1, len(head))))

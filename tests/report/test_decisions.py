@@ -93,9 +93,15 @@ def test_cooperation_redundancy_and_neither(value: float, said: str, false: str)
     assert gap in prose.cooperation(d)[0]
 
 
-def test_a_share_of_a_v_that_is_not_above_zero_is_not_read() -> None:
-    d = changed("coalitions", {"subset": "rgb+depth", "metric": "accuracy"}, value=-0.3)
-    assert prose.together(d).endswith("not above zero here, so its sign is not read.")
+def test_of_the_log_likelihood_two_modalities_have_their_interaction() -> None:
+    said = prose.cooperation(given(planted.scenes()))
+    assert said[1:] == [
+        "The modalities cooperate: together they gain 0.12 (0.10 to 0.15) nats in mean log-likelihood more than apart.",
+        "InterSHAP, the interactions' share of all effects in mean log-likelihood: 0.25 (0.22 to 0.28).",
+    ]
+    assert len(prose.cooperation(given(planted.many()))) == 2, "of more than two there is no such number"
+    floor = changed("cooperation", {"kind": "intershap"}, low=0.0)
+    assert prose.cooperation(floor)[-1].endswith("0.25 (0.00 to 0.28), not told apart from none.")
 
 
 def test_the_steps_lead_from_none_to_all() -> None:
