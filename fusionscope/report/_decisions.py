@@ -79,6 +79,8 @@ class Decisions:
         """Return the rows of a table; of the coalitions those of all data, of the samples those that were tested."""
         if name not in self._rows:
             table = self.view.whole(name)[COLUMNS[name].split()]
+            if "corruption" in table and len(table):
+                table = table.assign(corruption=[text(c).replace("_", " ") for c in table["corruption"]])
             if name == "coalitions" and len(table):
                 table = table[[text(c) == "" for c in table["concept"]]]
             if name == "samples" and len(table):

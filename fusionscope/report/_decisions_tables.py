@@ -29,6 +29,10 @@ def _number(value: float, digits: int = 3) -> str:
     return num(value, digits) if math.isfinite(value) else ""
 
 
+def _chance(value: float) -> str:
+    return "< 0.001" if value < 0.0005 else _number(value)
+
+
 def contribution(d: Decisions) -> Table:
     """Return the contribution of each modality on all data, by every metric."""
     body = []
@@ -143,7 +147,7 @@ def classes(d: Decisions) -> Table:
         for row in [*d.harm("contribution", rows), *(r for r in rows if not r["hurts"])]:
             verdict = "hurts" if row["hurts"] else ""
             value = _written(estimate(row, "shapley"), d.unit(metric))
-            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _number(row["q"]), verdict))
+            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _chance(row["q"]), verdict))
     return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})
 
 
@@ -186,7 +190,7 @@ def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
         "modality": row["modality"],
         "effect": num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason']}",
         "donors": f"{row['worse']:.0f} of {row['donors']:.0f}" if counted else "",
-        "q": _number(row["q"]),
+        "q": _chance(row["q"]),
         "valuation": _number(row["valuation"], 2),
         "verdict": "hurts" if row["hurts"] else "",
         "hurts": bool(row["hurts"]),
