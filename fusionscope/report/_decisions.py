@@ -79,6 +79,8 @@ class Decisions:
         """Return the rows of a table; of the coalitions those of all data, of the samples those that were tested."""
         if name not in self._rows:
             table = self.view.whole(name)[COLUMNS[name].split()]
+            if "corruption" in table and len(table):
+                table = table.assign(corruption=[text(c).replace("_", " ") for c in table["corruption"]])
             if name == "coalitions" and len(table):
                 table = table[[text(c) == "" for c in table["concept"]]]
             if name == "samples" and len(table):
@@ -207,10 +209,6 @@ class Decisions:
         if len(many) > 3 and len(missing) < 2:
             return f"all but {missing[0]}" if missing else f"all {len(many)}"
         return " + ".join(names)
-
-    def divided(self, metric: str) -> bool:
-        """Whether cooperation and perceptual scores are shares of V(all): not of metrics that are below zero."""
-        return metric not in SMOOTH
 
     def perceived(self, metric: str) -> dict[str, dict[str, Estimate]]:
         """Return the perceptual scores by modality and kind."""

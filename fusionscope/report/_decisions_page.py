@@ -172,7 +172,7 @@ def _robustness(d: Decisions, charts: Charts) -> dict[str, Any]:
     drawn: list[dict[str, Any]] = []
     if every:
         ece = [p.ece for of in d.curves.values() for points in of.values() for p in points if p.ece.computed]
-        bounds = (_bounds(every), (0.0, _bounds(ece)[1] if ece else 1.0))
+        bounds = (_bounds(every), _bounds([Estimate(0.0), *ece]) if ece else (0.0, 1.0))
         for m in d.curves:
             if any(p.value.computed for points in d.curves[m].values() for p in points):
                 label = f"Curves of {d.metric_name(d.robust_metric)} and ECE under corruption of {m}, by severity."

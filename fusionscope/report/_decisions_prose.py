@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from fusionscope.report._curves_prose import why, worst
-from fusionscope.report._decisions import Decisions, estimate, leaders
+from fusionscope.report._decisions import SMOOTH, Decisions, estimate, leaders
 from fusionscope.report._prose import count, interval, listing, num
 from fusionscope.report._view import Estimate
 
@@ -90,12 +92,17 @@ def together(d: Decisions, metric: str = "") -> str:
     whole = next((e for names, e in found.items() if len(names) == len(d.view.modalities)), None)
     if whole is None:
         return ""
-    name, divided = d.metric_name(metric), d.divided(metric)
+    name = d.metric_name(metric)
+    of = f" of V(all) in {name}"
+    if metric in SMOOTH and not whole.computed:
+        # A share of a V below zero says nothing; of two modalities the interaction is the same, undivided.
+        pair = d.together("interaction", metric) if len(d.view.modalities) == 2 else {}
+        whole = next(iter(pair.values()), Estimate(math.nan))
+        of = f"{d.unit(metric)} in {name}"
+        if not whole.computed:
+            return ""
     if not whole.computed:
         return f"Cooperation in {name} could not be computed: {whole.reason or 'no reason given'}."
-    if divided and d.coalition(metric, d.view.modalities).value <= 0:
-        return f"Cooperation in {name} is a share of V(all), which is not above zero here, so its sign is not read."
-    of = f" of V(all) in {name}" if divided else f"{d.unit(metric)} in {name}"
     if whole.positive:
         return f"The modalities cooperate: together they gain {interval(whole)}{of} more than apart."
     if whole.negative:
@@ -119,7 +126,7 @@ def cooperation(d: Decisions) -> list[str]:
 
 def _sets(d: Decisions, metric: str) -> list[str]:
     """Name the pairs (of three modalities and more) whose cooperation is clear of zero, by the chosen metric."""
-    if len(d.view.modalities) < 3 or metric != d.main or d.coalition(metric, d.view.modalities).value <= 0:
+    if len(d.view.modalities) < 3 or metric != d.main:
         return []
     said = []
     for sign, word in ((1, "Pairs that cooperate"), (-1, "Pairs that are redundant")):
@@ -150,7 +157,9 @@ def _index(d: Decisions) -> list[str]:
     for metric in reversed(d.metrics):
         for e in d.together("intershap", metric).values():
             if e.computed:
-                return [f"InterSHAP, the interactions' share of all effects: {interval(e)} in {d.metric_name(metric)}."]
+                none = ", not told apart from none" if e.has_interval and e.low <= 0 else ""
+                name = d.metric_name(metric)
+                return [f"InterSHAP, the interactions' share of all effects in {name}: {interval(e)}{none}."]
     return []
 
 
@@ -234,7 +243,7 @@ def imbalance(d: Decisions) -> list[str]:
     alone = {r["modality"]: estimate(r) for r in rows if r["measure"] == "alone"}
     ranked = leaders(alone)
     if not ratios and len(ranked) == 1 and len(alone) > 1:
-        said.append(f"Alone {ranked[0]} reaches most, {interval(alone[ranked[0]])}.")
+        said.append(f"Alone {ranked[0]} adds most to V(none), {interval(alone[ranked[0]])}.")
     elif not ratios and len(ranked) > 1:
-        said.append(f"Alone {listing(ranked)} are not told apart.")
+        said.append(f"Alone {listing(ranked)} are not told apart in what they add to V(none).")
     return said

@@ -29,6 +29,10 @@ def _number(value: float, digits: int = 3) -> str:
     return num(value, digits) if math.isfinite(value) else ""
 
 
+def _chance(value: float) -> str:
+    return "< 0.001" if value < 0.0005 else _number(value)
+
+
 def contribution(d: Decisions) -> Table:
     """Return the contribution of each modality on all data, by every metric."""
     body = []
@@ -87,7 +91,7 @@ def together(d: Decisions, compact: bool = True) -> Table:
                 of = f"{of} with the rest"
             cells = []
             for metric in d.metrics:
-                unit = "" if kind == "intershap" or (kind == "cooperation" and d.divided(metric)) else d.unit(metric)
+                unit = "" if kind in ("intershap", "cooperation") else d.unit(metric)
                 cells.append(_written(found[metric][names], unit) if names in found[metric] else "")
             body.append((name, of, *cells))
     head = ("Number", "Of", *(d.metric_name(metric) for metric in d.metrics))
@@ -98,7 +102,7 @@ def perceptual(d: Decisions) -> Table:
     """Return the perceptual scores, a row per metric and modality, a column per way of permuting."""
     kinds = list(dict.fromkeys(row["kind"] for row in d.rows("perceptual")))
     body = [
-        (d.metric_name(metric), m, *(_written(of[k], _unit(d, metric)) if k in of else "" for k in kinds))
+        (d.metric_name(metric), m, *(_written(of[k]) if k in of else "" for k in kinds))
         for metric in d.metrics
         for m, of in d.perceived(metric).items()
     ]
@@ -106,23 +110,19 @@ def perceptual(d: Decisions) -> Table:
     return limited(head, body, set(range(2, len(head))))
 
 
-def _unit(d: Decisions, metric: str) -> str:
-    return "" if d.divided(metric) else d.unit(metric)
-
-
 SHAPE_SOURCE, SHARE = "arXiv:2205.00302", "in units of the metric"
 DEFINITIONS = {
     "Contribution φ_m": "Shapley value, the mean gain in V when m joins, over all orders of joining; "
     f"{SHARE}; all add up to V(all) − V(none) (Shapley 1953; the share φ_m / V(all): {SHAPE_SOURCE}).",
-    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', over V(all), a share "
-    "(of the log-likelihood, which is below zero: not divided, in nats); above zero they cooperate, below zero they "
-    f"are redundant ({SHAPE_SOURCE}).",
+    "Cooperation C_A": "Shapley value of A merged into one player minus the sum of its members', over V(all), a share; "
+    "above zero they cooperate, below zero they are redundant; none where V(all) is not above zero, as of the "
+    f"log-likelihood ({SHAPE_SOURCE}).",
     "Interaction φ_ij": f"Shapley interaction index of a pair, {SHARE}; the InterSHAP index is the share of all "
     "pairs in the sum of the absolute effects, 0 to 1 (arXiv:2412.15828).",
     "EMAP gap": "the model's metric minus that of its best additive approximation (EMAP), "
     f"{SHARE}: what interaction adds (arXiv:2010.06572).",
-    "Perceptual score": "(V(all) − V with m permuted over samples) / V(all), a share (of the log-likelihood: not "
-    "divided); permuted within a class the label's part stays, across classes it goes (arXiv:2110.14375).",
+    "Perceptual score": "(V(all) − V with m permuted over samples) / V(all), a share; "
+    "permuted within a class the label's part stays, across classes it goes (arXiv:2110.14375).",
 }
 
 
@@ -147,7 +147,7 @@ def classes(d: Decisions) -> Table:
         for row in [*d.harm("contribution", rows), *(r for r in rows if not r["hurts"])]:
             verdict = "hurts" if row["hurts"] else ""
             value = _written(estimate(row, "shapley"), d.unit(metric))
-            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _number(row["q"]), verdict))
+            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _chance(row["q"]), verdict))
     return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})
 
 
@@ -190,7 +190,7 @@ def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
         "modality": row["modality"],
         "effect": num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason']}",
         "donors": f"{row['worse']:.0f} of {row['donors']:.0f}" if counted else "",
-        "q": _number(row["q"]),
+        "q": _chance(row["q"]),
         "valuation": _number(row["valuation"], 2),
         "verdict": "hurts" if row["hurts"] else "",
         "hurts": bool(row["hurts"]),
@@ -267,7 +267,7 @@ def imbalance(d: Decisions) -> Table:
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     cells = {(row["modality"], row["measure"]): _written(estimate(row)) for row in rows}
     names = [m for m in d.view.modalities if any((m, measure) in cells for measure in measures)]
-    titles = {"alone": "V alone", "probe difference": "joint − solo"}
+    titles = {"alone": "alone, V(m) − V(none)", "probe difference": "joint − solo"}
     body = [(m, *(cells.get((m, measure), "") for measure in measures)) for m in names]
     head = ("Modality", *(titles.get(measure, measure) for measure in measures))
     return limited(head, body, set(range(1, len(head))))

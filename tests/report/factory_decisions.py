@@ -69,24 +69,27 @@ def contribution(truth: Truth, classes: list[str]) -> pd.DataFrame:
 
 
 def cooperation(truth: Truth) -> pd.DataFrame:
+    """Cooperation is a share of V(all), so there is none of the log-likelihood; EMAP is of the chosen metric only."""
     rows: list[dict[str, Any]] = []
     modalities = list(truth.worth)
     for metric, scale in zip(METRICS, (1.0, 0.5), strict=True):
 
-        def add(kind: str, subset: Any, value: float, metric: str = metric) -> None:
+        def add(kind: str, subset: Any, value: float, reason: str = "", metric: str = metric) -> None:
             row = {"metric": metric, "kind": kind, "subset": "+".join(subset)}
-            rows.append(row | _spread(value, truth.half) | {"reason": ""})
+            rows.append(row | _spread(NAN if reason else value, truth.half) | {"reason": reason})
 
         for n in range(2, len(modalities) + 1):
             for subset in combinations(modalities, n):
                 value = truth.together if n == len(modalities) else truth.together * (wobble(subset) - 0.4)
-                add("cooperation", subset, scale * value)
+                below = "" if metric == "accuracy" else "no share: V of all modalities is not above 0"
+                add("cooperation", subset, value, below)
         for pair in combinations(modalities, 2):
-            add("interaction", pair, scale * truth.together * (0.5 + wobble(pair)))
+            share = 1.0 if len(modalities) == 2 else 0.5 + wobble(pair)
+            add("interaction", pair, scale * truth.together * share)
         if len(modalities) > 1:
             add("intershap", modalities, min(abs(truth.together), 1.0))
-            for m in modalities:
-                add("emap gap", [m], scale * max(truth.together, 0) / 2)
+            for m in modalities if metric == "accuracy" else []:
+                add("emap gap", [m], max(truth.together, 0) / 2)
                 add("emap", [m], 0.6)
     return pd.DataFrame(rows)
 
@@ -98,7 +101,7 @@ def perceptual(truth: Truth) -> pd.DataFrame:
             {"metric": metric, "modality": m, "kind": kind}
             | _spread(worth * f, truth.half)
             | {"sd": 0.01, "repeats": 10, "reason": ""}
-            for metric in METRICS
+            for metric in METRICS[:1]
             for m, worth in truth.worth.items()
             for kind, f in factors.items()
         ]

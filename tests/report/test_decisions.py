@@ -23,7 +23,7 @@ from fusionscope.report._view import View
 from tests.browser import Chromium
 from tests.report import factory
 from tests.report import factory_decisions as planted
-from tests.report.factory_decisions import Kept, Truth
+from tests.report.factory_decisions import Kept
 
 ORDER = ["contribution", "removal", "hurts", "information", "robustness", "imbalance"]
 
@@ -93,9 +93,15 @@ def test_cooperation_redundancy_and_neither(value: float, said: str, false: str)
     assert gap in prose.cooperation(d)[0]
 
 
-def test_a_share_of_a_v_that_is_not_above_zero_is_not_read() -> None:
-    d = changed("coalitions", {"subset": "rgb+depth", "metric": "accuracy"}, value=-0.3)
-    assert prose.together(d).endswith("not above zero here, so its sign is not read.")
+def test_of_the_log_likelihood_two_modalities_have_their_interaction() -> None:
+    said = prose.cooperation(given(planted.scenes()))
+    assert said[1:] == [
+        "The modalities cooperate: together they gain 0.12 (0.10 to 0.15) nats in mean log-likelihood more than apart.",
+        "InterSHAP, the interactions' share of all effects in mean log-likelihood: 0.25 (0.22 to 0.28).",
+    ]
+    assert len(prose.cooperation(given(planted.many()))) == 2, "of more than two there is no such number"
+    floor = changed("cooperation", {"kind": "intershap"}, low=0.0)
+    assert prose.cooperation(floor)[-1].endswith("0.25 (0.00 to 0.28), not told apart from none.")
 
 
 def test_the_steps_lead_from_none_to_all() -> None:
@@ -140,11 +146,8 @@ def test_samples_that_a_modality_hurts_come_first_with_their_inputs() -> None:
         "Tested were 40 samples, 80 tests; false discoveries are controlled at 5 % over all of them."
     )
     rows = listed.samples(d)
-    assert [(r["sample"], r["modality"], r["hurts"]) for r in rows[:4]][:3] == [
-        ("0 (group 0)", "depth", True),
-        ("7 (group 0)", "depth", True),
-        ("14 (group 0)", "depth", True),
-    ]
+    assert [r["sample"] for r in rows[:3]] == ["0 (group 0)", "7 (group 0)", "14 (group 0)"]
+    assert all(r["modality"] == "depth" and r["hurts"] for r in rows[:3])
     assert len(rows) == listed.SAMPLES_DRAWN
     assert not any(r["hurts"] for r in rows[3:])
     assert (rows[0]["label"], rows[0]["predicted"]) == ("red mug", "green mug"), "numbers are written as classes"
@@ -395,10 +398,3 @@ def test_pictures_are_seen_and_names_stay_text(browser: Chromium, reports: dict[
     tip = "document.getElementById('vg-tooltip-element')"
     assert browser.evaluate(f"{tip}.textContent.includes('<b>x</b>')")
     assert browser.evaluate(f"{tip}.querySelectorAll('b, script, img').length") == 0
-
-
-def test_truth_is_planted_as_said() -> None:
-    """The planted contributions add up, so that the waterfall may be drawn."""
-    truth = Truth({"rgb": 0.5, "depth": 0.2})
-    table = planted.coalitions(truth, []).query("metric == 'accuracy'").set_index("subset")["value"]
-    assert table["rgb+depth"] - table[""] == pytest.approx(sum(truth.worth.values()))
