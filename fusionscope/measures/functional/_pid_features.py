@@ -139,8 +139,8 @@ def label_codes(y: ArrayLike, bins: int = 5) -> Int64[Array, "n"]:
 
 
 def decompose(
-    codes_a: Int64[Array, "n"],
-    codes_b: Int64[Array, "n"],
+    codes_a: Array,
+    codes_b: Array,
     y: ArrayLike,
     *,
     group: ArrayLike | None = None,
