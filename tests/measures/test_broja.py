@@ -212,6 +212,7 @@ class Stub:
 def test_a_failing_solver_is_never_believed(monkeypatch, how):
     class Found:
         status = "Solved"
+        obj_val = obj_val_dual = -1.0
 
         def __init__(self, value):
             self.x = self.z = np.full(999, value)
