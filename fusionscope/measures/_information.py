@@ -89,7 +89,8 @@ class Broja(Subsample):
     Numbers as labels (regression) are cut into 5 quantile bins. In bits or nats.
 
     Memory: ``8 · samples · units`` bytes of all taps together. Time of ``compute``: each side is clustered once;
-    each pair and target takes ``1 + shuffles`` convex programmes (20 clusters, 10 classes: 0.2 to 0.5 s each).
+    each pair and target takes ``1 + shuffles`` convex programmes (20 clusters, 10 classes: some 0.2 s each; 27
+    classes: 1 s). With "batch" each shuffle trains all networks again.
 
     Args:
         taps: names.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from concepts_naive import naive_concepts
 from measures_games import game_cases
+from measures_information import information_case
 from measures_robustness import robustness_cases
 from measures_similarity import similarity_cases
 
@@ -353,6 +354,7 @@ CASES = {
         table_case("regression"),
         *robustness_cases(Case),
         *game_cases(Case),
+        information_case(Case),
         *similarity_cases(Case, feed_taps, cast_taps, fields),
     ]
 }

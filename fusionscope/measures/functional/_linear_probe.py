@@ -96,7 +96,7 @@ def probe_accuracy(
             f"{len(groups)}"
         )
     known = codes >= 0
-    features = features[known].reshape(int(known.sum()), -1)
+    features = features.reshape(len(features), -1)[known]
     codes, groups = (np.unique(v[known], return_inverse=True)[1] for v in (codes, groups))
     n, G = len(codes), int(groups.max(initial=-1)) + 1
     fold = np.random.default_rng(seed).permutation(G)[groups] % min(folds, max(G, 1))

@@ -58,7 +58,7 @@ def batch_decomposition(
         held_out: share of the samples (groups) that the estimate is made on.
         epochs: of the classifiers.
         align_epochs: of the alignment.
-        batch: samples per batch.
+        batch: samples per batch; down to 32 where that gives an epoch 8 batches.
         shuffles: refits to shuffled labels; 0 or at least ``1/alpha - 1``.
         alpha: of the interval, and of ``shuffled_high``.
         seed: of the networks, the split and the shuffles; the global generators are left alone.
@@ -168,7 +168,7 @@ class Networks:
         out = []
         for _ in range(epochs):
             order = self.rows[torch.randperm(len(self.rows)).to(self.rows.device)]
-            out += list(order.chunk(max(1, len(order) // batch)))
+            out += list(order.chunk(max(1, min(8, len(order) // 32), len(order) // batch)))
         return out
 
     def _log_p(self, view: int, rows: Tensor) -> Float[Tensor, "b Y"]:
@@ -191,13 +191,22 @@ class Networks:
         logs = [self._log_p(view, rows) for view in range(3)]
         one, two, both = ((p.exp() * (p - self.prior)).sum(1).mean() for p in logs)
         least = (logs[0].exp() * (self._aligned(rows) + logs[0] - self.prior)).sum(1).mean()
-        return torch.stack([one + two - least, least - two, least - one, both - least, one, two, both]).cpu().numpy()
+        return (
+            torch.stack([one + two - least, least - two, least - one, both - least, one, two, both])
+            .cpu()
+            .double()
+            .numpy()
+        )
 
 
 def sinkhorn(
     log_a: Float[Tensor, "i j Y"], log_rows: Float[Tensor, "i Y"], log_columns: Float[Tensor, "j Y"]
 ) -> Float[Tensor, "i j Y"]:
-    """Scale tables (one per class, in logarithms) to their marginals: at most 500 rounds, to 0.01; rows come last."""
+    """Scale tables (one per class, in logarithms) to their marginals: at most 500 rounds, to 0.01; rows come last.
+
+    A batch's columns need not sum to what its rows do; they are scaled to that first.
+    """
+    log_columns = log_columns + log_rows.logsumexp(0) - log_columns.logsumexp(0)
     with torch.no_grad():
         v = torch.zeros_like(log_columns)
         for _ in range(ROUNDS):

@@ -85,7 +85,6 @@ def discretise(x: ArrayLike, bins: int = 20, components: int = 5, seed: int = 0)
     (True, True, True)
     """
     from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
 
     if bins < 2 or components < 1:
         raise InputError(f"expected bins >= 2 and components >= 1, got {bins} and {components}")
@@ -96,11 +95,20 @@ def discretise(x: ArrayLike, bins: int = 20, components: int = 5, seed: int = 0)
     if rows.shape[1] > 1:
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-        rows = PCA(min(components, *rows.shape), svd_solver="full").fit_transform(rows)
+        rows = principal(rows, components)
     clusters = min(bins, len(np.unique(rows.round(12), axis=0)))
     if clusters < 2:
         return np.zeros(len(rows), dtype=np.int64)
     return KMeans(clusters, n_init=4, random_state=seed).fit_predict(rows).astype(np.int64)
+
+
+def principal(x: Float64[Array, "n D"], components: int) -> Float64[Array, "n K"]:
+    """Return the first principal components of the rows."""
+    x = x - x.mean(0)
+    tall = len(x) > x.shape[1]
+    power, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
+    first = vectors[:, ::-1][:, :components]
+    return x @ first if tall else first * np.sqrt(power[::-1][:components].clip(0))
 
 
 def label_codes(y: ArrayLike, bins: int = 5) -> Int64[Array, "n"]:
@@ -131,8 +139,8 @@ def label_codes(y: ArrayLike, bins: int = 5) -> Int64[Array, "n"]:
 
 
 def decompose(
-    codes_a: Int64[Array, "n"],
-    codes_b: Int64[Array, "n"],
+    codes_a: Array,
+    codes_b: Array,
     y: ArrayLike,
     *,
     group: ArrayLike | None = None,
