@@ -40,6 +40,8 @@ class ContributionRow:
     share_high: float
     alone: float
     last: float
+    last_low: float
+    last_high: float
     p: float
     q: float
     hurts: bool
@@ -210,10 +212,11 @@ def _of_cell(
         p, steps = float("nan"), [(1 << m, 0), (full, full ^ (1 << m))]
         ends = [game.row(mask) for mask in steps[1]]
         last = _step(game, *steps[1], cell)
-        why = ""
+        why, (last_low, last_high) = "", np.full(2, np.nan)
         if np.isfinite(last):
             drop = game.draws[cell][:, ends[0]] - game.draws[cell][:, ends[1]]
             p, why = _hurts(last, drop, int(game.groups[cell]), int(moved[m]))
+            last_low, last_high = percentile_interval(drop, alpha)
         if np.isfinite(phi[m]):
             reasons = [_sampled(result, extra[m]), game.note(cell), why]
             if np.isfinite(whole) and whole <= 0:
@@ -230,6 +233,8 @@ def _of_cell(
             share_low[m],
             share_high[m],
             *(_step(game, *s, cell) for s in steps),
+            last_low,
+            last_high,
         )
         told = "; ".join(dict.fromkeys(filter(None, reasons)))
         rows.append(
