@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from fusionscope.errors import InputError
 
@@ -52,7 +52,7 @@ def _with_interval(hits: Float64[Array, "F"], sizes: Float64[Array, "F"], alpha:
     n = sizes.sum()
     value = hits.sum() / n
     se = grouped_jackknife(np.array(value), (hits.sum() - hits) / (n - sizes), sizes)
-    half = float(student.ppf(1 - alpha / 2, len(hits) - 1) * se)
+    half = float(stdtrit(len(hits) - 1, 1 - alpha / 2) * se)
     return float(value), float(value - half), float(value + half)
 
 

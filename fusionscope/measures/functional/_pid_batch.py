@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -113,7 +113,7 @@ def batch_decomposition(
                 estimates.append(np.stack([nets.estimate(t) for t in tests]) / UNITS[unit])
     per_batch, nan = estimates[0], np.full(len(ATOMS), np.nan)
     value, B = per_batch.mean(0), len(tests)
-    half = float(student.ppf(1 - alpha / 2, B - 1)) * per_batch.std(0, ddof=1) / B**0.5
+    half = float(stdtrit(B - 1, 1 - alpha / 2)) * per_batch.std(0, ddof=1) / B**0.5
     null = np.array([e.mean(0) for e in estimates[1:]])
     mean, top = (null.mean(0), np.sort(null, 0)[rank - 1]) if rank else (nan, nan)
     fixed = value - mean if rank else value

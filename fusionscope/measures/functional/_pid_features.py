@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fusionscope.errors import InputError
 
@@ -254,7 +254,7 @@ def with_null(
         variance = (sums**2).sum(1) / n**2 * G / (G - 1)
     mean, top = (null.mean(1), np.sort(null, 1)[:, rank - 1]) if rank else (nan, nan)
     spread = null.var(1, ddof=1) * (1 + 1 / null.shape[1]) if rank else 0.0
-    half = float(norm.ppf(1 - alpha / 2)) * np.sqrt(variance + spread)
+    half = float(ndtri(1 - alpha / 2)) * np.sqrt(variance + spread)
     fixed = value - mean
     low, high = np.fmin(fixed, value) - half, np.fmax(fixed, value) + half
     return Decomposition(value, mean, top, fixed, low, high, samples=n, reason="", **rest)  # ty: ignore
