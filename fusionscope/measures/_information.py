@@ -157,7 +157,7 @@ class Broja(Subsample):
             bound_rank(shuffles, alpha)
         self.classes, self.bins, self.shuffles, self.estimator = classes, bins, shuffles, estimator
         self.alpha, self.seed, self.unit, self.workers = alpha, seed, unit, workers
-        self.tick: Callable[[], object] = lambda: None  # called after each decomposition
+        self.tick: Callable[[], object] = no_tick  # called after each decomposition
         self._start(len(self.taps) + len(ABOUT), samples)
         self.add_state("groups", torch.zeros(0, dtype=torch.int64), "sum")
 
@@ -289,6 +289,10 @@ class Broja(Subsample):
         )
         rest = (found.gap, found.samples, found.bins, found.reason)
         return [InformationRow(a, b, about, found.estimator, *row, *rest) for row in numbers]
+
+
+def no_tick() -> None:
+    """Do nothing (a lambda could not be pickled)."""
 
 
 def side(taps: str | Sequence[str]) -> Side:
