@@ -98,6 +98,11 @@ def test_labels_of_a_group_stay_together():
     assert (np.bincount(moved) == np.bincount(labels)).all()
     assert all(len(set(moved[groups == g])) == 1 for g in range(53))
     assert (moved != labels).any()
+    for sizes in ([25, 25], [100, 101, 110, 120], [1] * 31):
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        for _ in range(20):
+            got = owner[shuffle(np.arange(len(owner)), owner, rng)]
+            assert (got != owner).all(), "a label that stays with its group tells what the null must not tell"
     # Codes that follow the group: a null that splits groups would call every one of them informative.
     codes = np.repeat(rng.integers(0, 3, (2, 53)), 7, axis=1)
     order = np.argsort(groups, kind="stable")

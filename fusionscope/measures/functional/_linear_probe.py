@@ -13,6 +13,7 @@ from ._pid_features import label_codes
 from ._resampling import grouped_jackknife
 
 Array = np.ndarray
+FEWEST = 5  # folds that an interval takes
 STRENGTHS = 10.0 ** np.arange(-4, 4)
 
 
@@ -20,7 +21,7 @@ STRENGTHS = 10.0 ** np.arange(-4, 4)
 class ProbeAccuracy:
     """Share of held-out samples that a ridge classifier labels right, with its interval.
 
-    ``chance`` is the share of the most frequent label; ``reason`` says why there is no value and is "" otherwise.
+    ``chance`` is the share of the most frequent label; ``reason`` says why there is no value or no interval.
     ``hits`` of ``sizes`` samples are right in each fold.
     """
 
@@ -41,7 +42,7 @@ class ProbeAccuracy:
         Raises:
             InputError: it has other folds.
         """
-        if self.reason or other.reason:
+        if np.isnan(self.accuracy) or np.isnan(other.accuracy):
             return float("nan"), float("nan"), float("nan")
         if not np.array_equal(self.sizes, other.sizes):
             raise InputError("expected two probes of the same samples with the same groups, folds and seed")
@@ -51,6 +52,8 @@ class ProbeAccuracy:
 def _with_interval(hits: Float64[Array, "F"], sizes: Float64[Array, "F"], alpha: float) -> tuple[float, float, float]:
     n = sizes.sum()
     value = hits.sum() / n
+    if len(sizes) < FEWEST:
+        return float(value), float("nan"), float("nan")
     se = grouped_jackknife(np.array(value), (hits.sum() - hits) / (n - sizes), sizes)
     half = float(stdtrit(len(hits) - 1, 1 - alpha / 2) * se)
     return float(value), float(value - half), float(value + half)
@@ -108,7 +111,8 @@ def probe_accuracy(
     right = np.concatenate([[hits(features, codes, fold == f).sum(), (fold == f).sum()] for f in range(F)])
     hit, sizes = right.reshape(F, 2).T.astype(np.float64)
     chance = float(np.bincount(codes).max() / n)
-    return ProbeAccuracy(*_with_interval(hit, sizes, alpha), chance, n, F, "", hit, sizes, alpha)
+    reason = f"no interval: fewer than {FEWEST} groups" if F < FEWEST else ""
+    return ProbeAccuracy(*_with_interval(hit, sizes, alpha), chance, n, F, reason, hit, sizes, alpha)
 
 
 def _why_not(features: Float64[Array, "n D"], codes: Int64[Array, "n"], groups: int) -> str:

@@ -210,11 +210,19 @@ def why_not(bins_a: int, bins_b: int, classes: int) -> str:
 
 
 def shuffle(labels: Int64[Array, "n"], groups: Int64[Array, "n"], rng: np.random.Generator) -> Int64[Array, "n"]:
-    """Hand the labels to other samples; those of one group stay together where groups are of one size."""
-    place = np.argsort(groups, kind="stable")
-    moved = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
+    """Hand the labels to samples of other groups; those of one group stay together where groups are of one size.
+
+    Groups follow each other in random order, samples within a group too, and the labels move on by a random number of
+    groups (of samples, at least the largest group, where sizes differ): no sample keeps its label or gets one of its
+    own group. Where one group has more than half of the samples, some have to get another label of their group.
+    """
+    n, sizes = len(labels), np.bincount(groups)
+    row = np.lexsort((rng.random(n), rng.permutation(len(sizes))[groups]))
+    most = int(sizes.max())
+    least = min(most, n // 2)
+    alike = len(sizes) > 1 and most == sizes.min()
     out = np.empty_like(labels)
-    out[place] = labels[moved]
+    out[row] = np.roll(labels[row], most * rng.integers(1, len(sizes)) if alike else rng.integers(least, n - least + 1))
     return out
 
 
