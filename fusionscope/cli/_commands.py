@@ -15,8 +15,7 @@ from fusionscope.cli._function import call_function
 from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
-from fusionscope.dissection import Dissection, check_folder, dissect, load
-from fusionscope.dissection._ranks import launched, place
+from fusionscope.dissection import Dissection, check_folder, dissect, launched, load, place
 from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import InputError
 

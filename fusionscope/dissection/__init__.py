@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from fusionscope.dissection._dissection import check_folder as check_folder
     from fusionscope.dissection._dissection import load as load
     from fusionscope.dissection._fill import fill_in as fill_in
+    from fusionscope.dissection._ranks import launched as launched
+    from fusionscope.dissection._ranks import place as place
 
 _exports = {
     "Dissection": "_dissection",
     "check_folder": "_dissection",
     "dissect": "_dissect",
     "fill_in": "_fill",
+    "launched": "_ranks",
+    "place": "_ranks",
     "load": "_dissection",
 }
 __getattr__, __dir__ = attach(__name__, _exports)

@@ -11,8 +11,7 @@ from fusionscope.dissection._sources import Source
 from fusionscope.dissection._step import attempt
 from fusionscope.dissection._task import Task
 from fusionscope.errors import InputError
-from fusionscope.measures import Emap, EmapResult, Score
-from fusionscope.measures._samples import sample_hash
+from fusionscope.measures import Emap, EmapResult, Score, sample_hash
 from fusionscope.tracing import rng_state
 
 PAIRED, PAIRED_DENSE = 64, 16

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fusionscope.dissection._sources import Source, matched
-from fusionscope.measures import CKAResult, Profile, VarianceResult
-from fusionscope.measures._collaboration import pressure
-from fusionscope.measures._semantic import MARGIN
+from fusionscope.measures import MARGIN, CKAResult, Profile, VarianceResult, pressure
 from fusionscope.measures.functional import joint_score
 from fusionscope.tracing import Tap
 

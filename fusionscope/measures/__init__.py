@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._coalitions import RemovalResult as RemovalResult
     from ._coalitions import RemovalRow as RemovalRow
     from ._coalitions import sampled_subsets as sampled_subsets
+    from ._collaboration import pressure as pressure
     from ._cooperation import CooperationResult as CooperationResult
     from ._cooperation import CooperationRow as CooperationRow
     from ._cooperation import InterShap as InterShap
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from ._robustness import RobustnessResult as RobustnessResult
     from ._robustness import RobustnessRow as RobustnessRow
     from ._robustness import RobustnessSummary as RobustnessSummary
+    from ._samples import sample_hash as sample_hash
+    from ._semantic import MARGIN as MARGIN
     from ._semantic import Profile as Profile
     from ._semantic import SemanticVariance as SemanticVariance
     from ._semantic import VarianceResult as VarianceResult
@@ -103,6 +106,7 @@ __getattr__, __dir__ = attach(
         "InformationRow": "_information",
         "Instrument": "_instrument",
         "InterShap": "_cooperation",
+        "MARGIN": "_semantic",
         "MeanCorruptionError": "_curves",
         "MinibatchCKA": "_cka",
         "PairChannels": "_channels",
@@ -141,7 +145,9 @@ __getattr__, __dir__ = attach(
         "contributions": "_games",
         "cooperations": "_cooperation",
         "functional": "",
+        "pressure": "_collaboration",
         "resolve_score": "functional._scores",
+        "sample_hash": "_samples",
         "sampled_subsets": "_coalitions",
         "valuations": "_games",
     },
@@ -149,6 +155,7 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "CKA",
+    "MARGIN",
     "Broja",
     "CKAResult",
     "ChannelCorrelation",
@@ -209,7 +216,9 @@ __all__ = [
     "WholeCKAResult",
     "contributions",
     "cooperations",
+    "pressure",
     "resolve_score",
+    "sample_hash",
     "sampled_subsets",
     "valuations",
 ]
