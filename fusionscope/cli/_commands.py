@@ -77,6 +77,7 @@ def _dissect(options: DissectOptions) -> None:
         else None,
         checkpoints=trained.checkpoints if trained and options.references else None,
         estimator=options.estimator,
+        decomposition=options.decomposition,
         kinds=_kinds(options.kinds),
         baseline=_baseline(options.baseline),
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),

@@ -55,6 +55,8 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     )
     """Instruments to run; all = every one. Only when named: information, robustness, perceptual and emap (they run the
     model many times more, or solve many programmes), detectors and pairwise."""
+    decomposition: Literal["cvx", "batch"] = "cvx"
+    """How `information` is estimated: from clusters, with the binning bias, or by learned networks (slow)."""
     kinds: tuple[str, ...] = ()
     """What modalities are, for the corruptions that suit them, as depth=depth audio=audio (default: by shape and name).
     One of image, depth, video, audio, sequence, vector, tokens."""

@@ -65,6 +65,7 @@ def dissect(
     checkpoints: Mapping[int, Any] | None = None,
     concepts: Concepts | None = None,
     estimator: str = "ridge",
+    decomposition: str = "cvx",
     kinds: Mapping[str, str] | None = None,
     baseline: Dissection | None = None,
     device: torch.device | str | None = None,
@@ -117,6 +118,8 @@ def dissect(
         mask}``,
             masks ``[B]``, ``[B, T]`` or ``[B, H, W]``, bool or shares from 0 to 1, NaN = unknown.
         estimator: of the concept probes.
+        decomposition: how ``information`` is estimated: ``cvx`` (clusters, exact, with the binning bias) or ``batch``
+            (learned networks, for features of many dimensions that clusters cannot hold; slow).
         kinds: what each modality is, for the corruptions that suit it: ``image``, ``depth``, ``video``, ``audio``,
             ``sequence``, ``vector`` or ``tokens``; inferred where it is not given.
         baseline: a dissection of the model to compare the robustness with (a late fusion, a plain concatenation), on
@@ -201,6 +204,7 @@ def dissect(
             concepts=concepts,
             first=first,
             estimator=estimator,
+            decomposition=decomposition,
             permutations=permutations,
             alpha=alpha,
             seed=seed,
@@ -280,6 +284,7 @@ def dissect(
             "kinds": kinds,
             "baseline": rival.name if rival is not None else "",
             "estimator": estimator,
+            "decomposition": decomposition,
             "margin": run.margin,
             "permutations": permutations,
             "alpha": alpha,

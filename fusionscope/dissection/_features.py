@@ -45,6 +45,7 @@ class Features:
         concepts: Concepts | None,
         first: Batch,
         estimator: str,
+        decomposition: str,
         permutations: int,
         alpha: float,
         seed: int,
@@ -103,7 +104,7 @@ class Features:
         if "information" in asked and task.kind == "multilabel":
             self.notes.append("information needs one label or number per sample; the task is multilabel")
         elif asked and task.kind not in ("none", "multilabel"):
-            self.information = Information(sources, task, first, measures, **common)
+            self.information = Information(sources, task, first, measures, decomposition, **common)
             if self.information.spots:
                 self._use("information", self.information.instrument, self.information.spots)
         for instrument in self.instruments.values():

@@ -22,6 +22,9 @@ from fusionscope.measures.functional import ProbeAccuracy, probe_accuracy
 LEVELS = 3
 WIDEST = 2048
 INPUT = "input/"
+SHUFFLES = 20
+BIASED = 0.25  # of what a label can tell
+QUANTILES = 5
 Side = tuple[str, ...]
 
 
@@ -33,7 +36,15 @@ class Information:
     """
 
     def __init__(
-        self, sources: Sequence[Source], task: Task, first: Batch, measures: Sequence[str], *, alpha: float, seed: int
+        self,
+        sources: Sequence[Source],
+        task: Task,
+        first: Batch,
+        measures: Sequence[str],
+        decomposition: str,
+        *,
+        alpha: float,
+        seed: int,
     ) -> None:
         self.main, self.sources, self.task = sources[0], list(sources), task
         self.seed, self.alpha = seed, alpha
@@ -51,6 +62,8 @@ class Information:
         self.instrument = Broja(
             self.spots,
             pairs=list(self.pairs),
+            estimator=decomposition,
+            shuffles=SHUFFLES if decomposition == "cvx" else 0,
             classes=len(task.classes),
             alpha=alpha,
             seed=seed,
@@ -100,14 +113,13 @@ class Information:
             sides = said.pop("side_a"), said.pop("side_b")
             said["bins"] = "x".join(map(str, said["bins"]))
             found.append({**self.pairs[sides], **said})
-        whole = {key(row): row for row in found if row["atom"] == "I_ab" and row["shuffled"] > row["value"] / 2}
+        most = math.log2(len(self.task.classes) or QUANTILES)
+        bias = {key(row): row["shuffled"] for row in found if row["atom"] == "I_ab"}
         for row in found:
-            told = whole.get(key(row))
-            if told is not None and not row["reason"]:
-                share = told["shuffled"] / max(told["value"], 1e-12)
+            if bias.get(key(row), 0.0) > BIASED * most and not row["reason"]:
                 row["reason"] = (
-                    f"binning bias may be {min(share, 1):.0%} of the information: too few samples for so many classes "
-                    "and clusters, so only the interval says something"
+                    f"shuffled labels alone give {bias[key(row)]:.1f} of at most {most:.1f} bits: too few samples for "
+                    "so many classes and clusters, so only the interval says something"
                 )
         return found
 
