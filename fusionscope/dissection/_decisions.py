@@ -74,9 +74,7 @@ class Decisions:
         wanted = set(measures)
         self.wanted = wanted & {*GAMES, "valuation", "perceptual", "emap", "robustness"}
         if task.kind == "none" and self.wanted:
-            self.notes.append(
-                f"{' and '.join(sorted(self.wanted))}: there is no target in the batches to score against"
-            )
+            self.notes.append(f"{', '.join(sorted(self.wanted))}: the batches hold no target to score against")
         if task.kind == "none" or not self.wanted:
             return
         names, classes = main.modalities, len(task.classes)

@@ -105,10 +105,18 @@ def test_forms_of_logits() -> None:
         infer_task(torch.zeros(7, 3), torch.full((7,), 255))
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (7, 1)])
-def test_targets_that_are_no_classes_are_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"target\.argmax\(1\)|squeeze the target"):
-        infer_task(torch.zeros(7, 3), torch.ones(shape, dtype=torch.long))
+def test_targets_that_are_no_classes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"several labels per sample are a target \[B, K\] of 0 and 1"):
+        infer_task(torch.zeros(7, 3), torch.arange(21).view(7, 3))
+    with pytest.raises(InputError, match="squeeze the target"):
+        infer_task(torch.zeros(7, 3), torch.ones(7, 1, dtype=torch.long))
+    with pytest.raises(InputError, match="2 class names were given, but the target has 3 labels"):
+        infer_task(torch.zeros(7, 3), torch.ones(7, 3), ["a", "b"])
+    assert (
+        infer_task(torch.zeros(7, 3), torch.eye(3)[torch.arange(7) % 3])
+        .notes[0]
+        .startswith("every sample of the first")
+    )
 
 
 def test_mixed_up_arguments_are_named() -> None:
