@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -61,6 +62,10 @@ def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...])
             if measured:
                 worse = p.severity in broken
                 rows.append(common | {"p": 1} | spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
+    floors: dict[float, float] = {}
+    for p in (p for points in d.curves[modality].values() for p in points if math.isfinite(p.floor)):
+        floors[p.severity] = max(p.floor, floors.get(p.severity, 0.0))
+    rows += [{"x": severity, "p": 2, "chance": floor} for severity, floor in floors.items()]
     titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
     spec = _curves_spec(_marks(len(d.curves[modality])), titles, "severity", 330, bounds, _dotted(rows))
     return filled(pruned(spec, rows), rows)
@@ -112,5 +117,7 @@ def _curves_spec(
             stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
         )
         dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
-        panels.append((band + lines + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
+        chance = chart().transform_filter("datum.p === 2").mark_line(strokeWidth=1, strokeDash=[4, 3])
+        chance = chance.encode(x=x, y=alt.Y("chance:Q", **y), color=alt.value("var(--soft)"))
+        panels.append(((band + chance + lines if p else band + lines) + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
     return spec_of(alt.hconcat(*panels, spacing=34))

@@ -213,22 +213,22 @@ def perceptual(d: Decisions, metric: str) -> dict[str, Any]:
 
 
 def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
-    """Return the contributions per class, a panel per modality; filled where the interval leaves out zero."""
+    """Return what the classes lose without a modality, a panel each; filled where the interval leaves out zero."""
     rows: list[dict[str, Any]] = []
     for c in names:
         for m, row in d.contribution_rows(d.class_metric, c).items():
             if m in modalities:
-                e = estimate(row, "shapley")
+                e = d.on_class(row)
                 verdict = "hurts" if row["hurts"] else "not shown to hurt" if e.computed else "not computed"
-                said = {"Class": c, "Modality": m, "Contribution": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
+                said = {"Class": c, "Modality": m, "Value": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
                 rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | spread(e) | said)
     shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
-    tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
+    tooltip = ("Class", "Modality", "Value", "q", "Verdict")
     width = {1: 420, 2: 330, 3: 230}.get(len(modalities), 190)
     spec = beside(_panel_spec(modality_marks(d), 18, tooltip), len(modalities), 22, width, same=True)
     if len(shown) < len(modalities):
         return classes(d, names, shown) if shown else {}
-    return _filled_forest(spec, rows, list(names), [f"{m}: contribution" for m in modalities])
+    return _filled_forest(spec, rows, list(names), [f"lost without {m}" if d.told_by == "last" else f"{m}: contribution" for m in modalities])
 
 
 # --- information ---

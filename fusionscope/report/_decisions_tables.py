@@ -40,7 +40,9 @@ def contribution(d: Decisions) -> Table:
         for m, row in d.contribution_rows(metric).items():
             share = estimate(row, "share", "share_low", "share_high")
             cells = _written(estimate(row, "shapley"), d.unit(metric)), _written(share) if share.computed else ""
-            body.append((d.metric_name(metric), m, *cells, _number(row["alone"]), _number(row["last"])))
+            last = estimate(row, "last", "last_low", "last_high")
+            steps = _number(row["alone"]), interval(last, 3) if last.computed else ""
+            body.append((d.metric_name(metric), m, *cells, *steps))
     head = (
         "Metric",
         "Modality",
@@ -140,14 +142,19 @@ def definitions(d: Decisions) -> list[tuple[str, str]]:
 
 
 def classes(d: Decisions) -> Table:
-    """Return the contribution of each modality to each class, those that hurt first."""
+    """Return what each class loses without each modality, and the contributions; those that hurt first."""
     body = []
     for metric in d.metrics:
         rows = d.class_rows(metric)
         for row in [*d.harm("contribution", rows), *(r for r in rows if not r["hurts"])]:
             verdict = "hurts" if row["hurts"] else ""
-            value = _written(estimate(row, "shapley"), d.unit(metric))
-            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _chance(row["q"]), verdict))
+            place = d.metric_name(metric), row["concept"], row["modality"]
+            lost = [_written(d.on_class(row), d.unit(metric))] if d.told_by == "last" else []
+            shapley = estimate(row, "shapley")
+            own = interval(shapley, 3) if lost and shapley.computed else "" if lost else _written(shapley, d.unit(metric))
+            body.append((*place, *lost, _chance(row["q"]), verdict, own) if lost else (*place, own, _chance(row["q"]), verdict))
+    if d.told_by == "last":
+        return limited(("Metric", "Class", "Modality", "Lost without it", "q", "", "Contribution φ"), body, {3, 4, 6})
     return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})
 
 
@@ -188,13 +195,19 @@ def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
         "label": d.class_name(row["label"]),
         "predicted": d.class_name(row["predicted"]),
         "modality": row["modality"],
-        "effect": num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason']}",
+        "effect": _effect(row),
         "donors": f"{row['worse']:.0f} of {row['donors']:.0f}" if counted else "",
         "q": _chance(row["q"]),
         "valuation": _number(row["valuation"], 2),
         "verdict": "hurts" if row["hurts"] else "",
         "hurts": bool(row["hurts"]),
     }
+
+
+def _effect(row: Row) -> str:
+    if math.isinf(row["effect"]):
+        return "−∞" if row["effect"] < 0 else "∞"
+    return num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason'] or 'no reason given'}"
 
 
 def information(d: Decisions) -> Table:
@@ -213,11 +226,16 @@ def information(d: Decisions) -> Table:
             _written(estimate(row, "corrected")),
             gap,
             _number(row["samples"], 0),
-            _number(row["bins"], 0),
+            row["bins"].removesuffix(".0").replace("x", " × "),
         )
-        body.append((f"{pair[0]}, {other}", row["estimator"], place, row["about"], name, *numbers))
+        note = row["reason"] if math.isfinite(row["value"]) else ""
+        body.append((f"{pair[0]}, {other}", row["estimator"], place, row["about"], name, *numbers, note))
     head = ("Pair", "Estimator", "Level", "About", "Part", "Raw, bits", "Shuffled", "Bound", "Corrected, bits", "Gap")
-    return limited((*head, "Samples", "Bins"), body, set(range(5, 12)))
+    if not any(row[-1] for row in body):
+        body, last = [row[:-1] for row in body], ()
+    else:
+        last = ("Note",)
+    return limited((*head, "Samples", "Bins", *last), body, set(range(5, 12)))
 
 
 def robustness(d: Decisions) -> Table:
@@ -226,10 +244,13 @@ def robustness(d: Decisions) -> Table:
     for row in d.rows("robustness"):
         drop = estimate(row, "drop", "drop_low", "drop_high")
         ece = estimate(row, "ece", "ece_low", "ece_high")
-        cells = _written(estimate(row)), _written(drop) if drop.computed else "", _written(ece) if ece.computed else ""
+        cells = [_written(estimate(row)), *(_written(e) if e.computed else "" for e in (drop, ece))]
         place = (row["modality"], row["corruption"], _number(row["severity"], 0), d.metric_name(row["metric"]))
-        body.append((*place, *cells))
-    return limited(("Modality", "Corruption", "Severity", "Metric", "Value", "Drop", "ECE"), body, {2, 4, 5, 6})
+        body.append((*place, *cells, _number(row["ece_floor"])))
+    head = ("Modality", "Corruption", "Severity", "Metric", "Value", "Drop", "ECE", "ECE by chance")
+    if not _any(d.rows("robustness"), "ece_floor"):
+        head, body = head[:-1], [row[:-1] for row in body]
+    return limited(head, body, {2, 4, 5, 6, 7})
 
 
 def robustness_summary(d: Decisions, compact: bool = True) -> Table:
