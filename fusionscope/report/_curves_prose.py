@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable
 
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, apart, leaders
-from fusionscope.report._prose import LISTED, interval, listing, num
+from fusionscope.report._prose import interval, listing, num
 from fusionscope.report._view import Estimate
+
+
+PAIRS_TOLD = 3
 
 
 def why(found: Iterable[Estimate]) -> str:
@@ -21,8 +24,9 @@ def why(found: Iterable[Estimate]) -> str:
 def information(d: Decisions) -> list[str]:
     """Say for each pair which part of the information dominates, or that nothing is shown."""
     pairs = list(d.decompositions)
-    left = len(pairs) - LISTED
-    return [_pair(d, pair) for pair in pairs[:LISTED]] + ([f"{left} further pairs are below."] if left > 0 else [])
+    left = len(pairs) - PAIRS_TOLD
+    further = [f"{left} further {'pairs are' if left > 1 else 'pair is'} below."] if left > 0 else []
+    return [_pair(d, pair) for pair in pairs[:PAIRS_TOLD]] + further
 
 
 def pair_name(d: Decisions, pair: Pair) -> str:

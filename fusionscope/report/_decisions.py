@@ -73,6 +73,12 @@ def leaders(found: dict[Any, Estimate]) -> list[Any]:
     return [first, *sorted(rivals, key=lambda name: -known[name].value)]
 
 
+def _clearest(row: Row) -> tuple[float, float]:
+    """Order tested samples by p, then by effect, as a dissection chooses the inputs that it keeps."""
+    p, effect = row["p"], row["effect"]
+    return p if p == p else math.inf, effect if effect == effect else math.inf
+
+
 class Decisions:
     """Read-only access to these tables, of a view."""
 
@@ -195,9 +201,9 @@ class Decisions:
         """Return how many of the rows were tested."""
         return sum(math.isfinite(row["q"]) or math.isfinite(row["p"]) for row in rows)
 
-    def harm(self, name: str, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows in which a modality hurts, the worst first."""
-        value = "effect" if name == "samples" else self.told_by
+    def harm(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows of classes in which a modality hurts, the worst first."""
+        value = self.told_by
         return sorted((r for r in rows if r["hurts"]), key=lambda r: r[value] if r[value] == r[value] else math.inf)
 
     # --- cooperation ---
@@ -235,8 +241,8 @@ class Decisions:
 
     @cached_property
     def harmful_samples(self) -> list[Row]:
-        """Tested rows in which a modality hurts, then those with the largest harm that is not shown."""
-        hurt = self.harm("samples", self.rows("samples"))
+        """Tested rows in which a modality hurts, the clearest first, then those with the largest effect of the rest."""
+        hurt = sorted((row for row in self.rows("samples") if row["hurts"]), key=_clearest)
         further = [row for row in self.rows("samples") if not row["hurts"] and row["effect"] < 0]
         return hurt + sorted(further, key=lambda row: row["effect"])
 

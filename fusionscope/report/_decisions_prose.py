@@ -61,7 +61,8 @@ def contribution(d: Decisions) -> list[str]:
         if len(d.view.modalities) > 1 and known:
             named = leaders(known)
             unit = d.unit(metric)
-            further = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.positive and m not in named]
+            ranked = sorted(known.items(), key=lambda item: -item[1].value)
+            further = [f"{m} {interval(e)}{unit}" for m, e in ranked if e.positive and m not in named]
             below = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.negative]
             open_ = [f"{m} {interval(e)}{unit}" for m, e in known.items() if _holds_zero(e) and m not in named]
             if further:
@@ -176,7 +177,7 @@ def _harm_in_classes(d: Decisions, metric: str) -> str:
     rows = d.class_rows(metric)
     values = {(row["concept"], row["modality"]): d.on_class(row) for row in rows}
     chief, name = metric == d.class_metric, d.metric_name(metric)
-    tests, hurt = d.tests(rows), d.harm("contribution", rows)
+    tests, hurt = d.tests(rows), d.harm(rows)
     if not rows or (not chief and not tests and not hurt):
         return ""
     if chief and not any(e.computed for e in values.values()):

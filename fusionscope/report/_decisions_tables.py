@@ -146,7 +146,7 @@ def classes(d: Decisions) -> Table:
     body = []
     for metric in d.metrics:
         rows = d.class_rows(metric)
-        for row in [*d.harm("contribution", rows), *(r for r in rows if not r["hurts"])]:
+        for row in [*d.harm(rows), *(r for r in rows if not r["hurts"])]:
             verdict = "hurts" if row["hurts"] else ""
             place = d.metric_name(metric), row["concept"], row["modality"]
             lost = [_written(d.on_class(row), d.unit(metric))] if d.told_by == "last" else []
@@ -159,18 +159,24 @@ def classes(d: Decisions) -> Table:
 
 
 def samples(d: Decisions) -> list[dict[str, Any]]:
-    """Return the samples in which a modality does most harm, with their inputs drawn where they were kept."""
-    return [_sample(d, row, drawn=True) for row in d.harmful_samples[: _drawn(d)]]
+    """Return the samples in which a modality hurts most clearly, with their inputs drawn where they were kept."""
+    return [_sample(d, row, drawn=True) for row in _drawn(d)[0]]
 
 
-def _drawn(d: Decisions) -> int:
-    hurt = sum(bool(row["hurts"]) for row in d.harmful_samples)
-    return max(min(hurt, SAMPLES_HURT), SAMPLES_DRAWN)
+def _drawn(d: Decisions) -> tuple[list[Row], list[Row]]:
+    """Return the rows that are drawn, of each modality as many of those that hurt, and the others."""
+    each = max(SAMPLES_HURT // max(len(d.view.modalities), 1), 1)
+    shown, left, seen = [], [], dict.fromkeys(d.view.modalities, 0)
+    for row in d.harmful_samples:
+        seen[row["modality"]] = seen.get(row["modality"], 0) + 1
+        room = seen[row["modality"]] <= each if row["hurts"] else len(shown) < SAMPLES_DRAWN
+        (shown if room else left).append(row)
+    return shown, left
 
 
 def further_samples(d: Decisions) -> Table:
     """Return the samples that are not drawn."""
-    rows = [_sample(d, row, drawn=False) for row in d.harmful_samples[_drawn(d) :]]
+    rows = [_sample(d, row, drawn=False) for row in _drawn(d)[1]]
     fields = ("sample", "label", "predicted", "modality", "effect", "donors", "q", "valuation", "verdict")
     head = ("Sample", "Label", "Predicted", "Modality", "Effect", "Others that did better", "q", "Valuation", "")
     return limited(head, [[row[f] for f in fields] for row in rows], {4, 5, 6, 7})
@@ -191,6 +197,8 @@ def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
             pictures.append((m, picture, m == row["modality"]))
     return {
         "sample": f"{number} (group {group})" if group else number,
+        "number": number,
+        "group": group,
         "pictures": pictures,
         "label": d.class_name(row["label"]),
         "predicted": d.class_name(row["predicted"]),

@@ -130,7 +130,7 @@ def facts(view: View) -> list[tuple[str, str]]:
     model, data = view.section("model"), view.section("data")
     parameters, versions, wall = view.section("parameters"), view.section("versions"), view.section("wall_s")
     known = ("fill", "empty", "metric", "measures", "kinds")
-    others = (f"{k} {said}" for k, v in parameters.items() if k not in known and (said := _plain(v)))
+    others = (f"{k.replace('_', ' ')} {said}" for k, v in parameters.items() if k not in known and (said := _plain(v)))
     size = number(model.get("parameters"))
     forwards = view.manifest.get("forwards")
     pairs = [
