@@ -119,5 +119,9 @@ def _curves_spec(
         dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
         chance = chart().transform_filter("datum.p === 2").mark_line(strokeWidth=1, strokeDash=[4, 3])
         chance = chance.encode(x=x, y=alt.Y("chance:Q", **y), color=alt.value("var(--soft)"))
-        panels.append(((band + chance + lines if p else band + lines) + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
+        panels.append(
+            ((band + chance + lines if p else band + lines) + dots).properties(
+                width=width if p == 0 else width * 2 // 3, height=180
+            )
+        )
     return spec_of(alt.hconcat(*panels, spacing=34))

@@ -9,7 +9,6 @@ from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, apart, l
 from fusionscope.report._prose import interval, listing, num
 from fusionscope.report._view import Estimate
 
-
 PAIRS_TOLD = 3
 
 

@@ -228,7 +228,12 @@ def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> di
     spec = beside(_panel_spec(modality_marks(d), 18, tooltip), len(modalities), 22, width, same=True)
     if len(shown) < len(modalities):
         return classes(d, names, shown) if shown else {}
-    return _filled_forest(spec, rows, list(names), [f"lost without {m}" if d.told_by == "last" else f"{m}: contribution" for m in modalities])
+    return _filled_forest(
+        spec,
+        rows,
+        list(names),
+        [f"lost without {m}" if d.told_by == "last" else f"{m}: contribution" for m in modalities],
+    )
 
 
 # --- information ---

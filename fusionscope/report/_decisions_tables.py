@@ -151,8 +151,12 @@ def classes(d: Decisions) -> Table:
             place = d.metric_name(metric), row["concept"], row["modality"]
             lost = [_written(d.on_class(row), d.unit(metric))] if d.told_by == "last" else []
             shapley = estimate(row, "shapley")
-            own = interval(shapley, 3) if lost and shapley.computed else "" if lost else _written(shapley, d.unit(metric))
-            body.append((*place, *lost, _chance(row["q"]), verdict, own) if lost else (*place, own, _chance(row["q"]), verdict))
+            own = (
+                interval(shapley, 3) if lost and shapley.computed else "" if lost else _written(shapley, d.unit(metric))
+            )
+            body.append(
+                (*place, *lost, _chance(row["q"]), verdict, own) if lost else (*place, own, _chance(row["q"]), verdict)
+            )
     if d.told_by == "last":
         return limited(("Metric", "Class", "Modality", "Lost without it", "q", "", "Contribution φ"), body, {3, 4, 6})
     return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})

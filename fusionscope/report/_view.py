@@ -30,8 +30,8 @@ COLUMNS = {
     "removal": "subset n_present metric value low high drop drop_low drop_high reason",
     "recovery": "concept planted modality expected best_tap epsilon2 null_high encoded agrees",
     "coalitions": "metric concept subset n_present value low high reason",
-    "contribution": "metric concept modality shapley low high share share_low share_high alone last last_low last_high p q "
-    "hurts reason",
+    "contribution": "metric concept modality shapley low high share share_low share_high alone last "
+    "last_low last_high p q hurts reason",
     "cooperation": "metric kind subset value low high reason",
     "perceptual": "metric modality kind value sd low high repeats reason",
     "samples": "sample group label predicted modality effect worse donors p q hurts valuation reason",
