@@ -143,23 +143,18 @@ def definitions(d: Decisions) -> list[tuple[str, str]]:
 
 def classes(d: Decisions) -> Table:
     """Return what each class loses without each modality, and the contributions; those that hurt first."""
-    body = []
+    body: list[Sequence[str]] = []
+    by_last = d.told_by == "last"
     for metric in d.metrics:
-        rows = d.class_rows(metric)
+        rows, unit = d.class_rows(metric), d.unit(metric)
         for row in [*d.harm(rows), *(r for r in rows if not r["hurts"])]:
-            verdict = "hurts" if row["hurts"] else ""
-            place = d.metric_name(metric), row["concept"], row["modality"]
-            lost = [_written(d.on_class(row), d.unit(metric))] if d.told_by == "last" else []
             shapley = estimate(row, "shapley")
-            own = (
-                interval(shapley, 3) if lost and shapley.computed else "" if lost else _written(shapley, d.unit(metric))
-            )
-            body.append(
-                (*place, *lost, _chance(row["q"]), verdict, own) if lost else (*place, own, _chance(row["q"]), verdict)
-            )
-    if d.told_by == "last":
-        return limited(("Metric", "Class", "Modality", "Lost without it", "q", "", "Contribution φ"), body, {3, 4, 6})
-    return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})
+            further = [interval(shapley, 3) if shapley.computed else ""] if by_last else []
+            place = d.metric_name(metric), row["concept"], row["modality"]
+            told = _written(d.on_class(row), unit), _chance(row["q"]), "hurts" if row["hurts"] else ""
+            body.append((*place, *told, *further))
+    head = ("Metric", "Class", "Modality", "Lost without it" if by_last else "Contribution φ", "q", "")
+    return limited((*head, "Contribution φ") if by_last else head, body, {3, 4, 6})
 
 
 def samples(d: Decisions) -> list[dict[str, Any]]:

@@ -253,21 +253,21 @@ def scenes(**changes: Any) -> Kept:
 
 
 def many() -> Kept:
-    """Five modalities, 100 classes with long names."""
+    """Five modalities, 100 classes with long names, nine corruptions with curves of 16 points."""
     whole = factory.Dissected({}, factory.manifest(["rgb", "depth", "thermal", "audio", "lidar"], []), {})
     worth = {"rgb": 0.3, "depth": 0.28, "thermal": 0.1, "audio": 0.01, "lidar": -0.06}
     classes = [f"class {i} of the very long-named kind, with a remark {i}" for i in range(100)]
     truth = Truth(worth, hurts={"lidar": classes[3:40:6], "audio": classes[50:52]})
-    return extended(factory.Dissected({}, whole.manifest | {"classes": classes}, {}), truth)
+    made = extended(factory.Dissected({}, whole.manifest | {"classes": classes}, {}), truth)
+    named = {f"corruption number {i}": 0.01 * i for i in range(9)}
+    return Kept(made.tables | {"robustness": robustness(list(worth), 16, named)}, made.manifest, {}, made.arrays)
 
 
 def eight() -> Kept:
-    """Eight modalities, nine corruptions, curves of 16 points."""
+    """Eight modalities."""
     modalities = [f"sensor {chr(97 + i)}" for i in range(8)]
     whole = factory.Dissected({}, factory.manifest(modalities, [f"c{i}" for i in range(11)]), {})
-    made = extended(whole, Truth({m: 0.1 * (1 - i / 10) for i, m in enumerate(modalities)}), (0,))
-    named = {f"corruption number {i}": 0.01 * i for i in range(9)}
-    return Kept(made.tables | {"robustness": robustness(modalities, 16, named)}, made.manifest, {}, made.arrays)
+    return extended(whole, Truth({m: 0.1 * (1 - i / 10) for i, m in enumerate(modalities)}), (0,))
 
 
 def single() -> Kept:
@@ -367,7 +367,6 @@ ODD = {
 EVERY = {
     "decisions": scenes,
     "decisions many": many,
-    "decisions eight": eight,
     "decisions single": single,
     "decisions nasty": nasty,
     "decisions failed": failed,

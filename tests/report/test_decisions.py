@@ -490,6 +490,8 @@ def test_a_hundred_classes_are_drawn_in_part() -> None:
     assert len(drawn) == CLASSES_DRAWN
     assert all(d.classes[i] in drawn for i in (3, 50)), "the classes that are hurt are among them"
     assert len(listed.classes(d).body) == 600
+    corruptions = sections(d, charts)["robustness"]["drawn"][0]["key"]
+    assert len({tuple(mark[1:]) for mark in corruptions}) == 9, "past eight colour and shape pair anew"
 
 
 def test_eight_modalities_keep_the_tables_short() -> None:
@@ -500,7 +502,6 @@ def test_eight_modalities_keep_the_tables_short() -> None:
     found = sections(d, charts)
     assert len(charts) < 80
     assert found["information"]["left"] == 28 + 8 - 12
-    assert len({tuple(mark) for mark in (k[1:] for k in found["robustness"]["drawn"][0]["key"])}) == 9
 
 
 # --- in a browser ---
