@@ -90,7 +90,8 @@ def dominant(d: Decisions, pair: Pair, atoms: dict[str, Atom]) -> str:
         return f"nothing beyond the intervals (at most {num(most)} bits)"
     if doubted(atoms):
         names = listing([f"{atom_name(d, pair, n)} {interval(known[n])} bits" for n in clear])
-        return f"beyond the intervals {names}, which are not compared (see the note)"
+        compared = ", which are not compared" if len(clear) > 1 else ""
+        return f"shown above zero: {names}{compared} (see the note)"
     first = max(clear, key=lambda name: known[name].value)
     top = known[first]
     rivals = [name for name, e in known.items() if name != first and (e.value > top.value or not apart(e, top))]

@@ -134,7 +134,7 @@ def _information(d: Decisions, charts: Charts) -> dict[str, Any]:
                 place = f"about the {about}, {where(level, d.decompositions[pair][about])}"
                 label = f"Decomposition of what {name} tell {place}."
                 spec = charts_of.decomposition(d, pair, atoms, bounds, reach)
-                doubt = " (see the note)" if doubted(atoms) else ""
+                doubt = "; see the note" if doubted(atoms) else ""
                 figures += _add(charts, "information", spec, f"{name}, {place}{doubt}", label)
         for about, levels in d.decompositions[pair].items():
             known = [n for n, atoms in levels.items() if any(a.corrected.computed for a in atoms.values())]

@@ -163,9 +163,12 @@ def samples(d: Decisions) -> list[dict[str, Any]]:
 
 
 def _drawn(d: Decisions) -> tuple[list[Row], list[Row]]:
-    """Return the rows that are drawn, of each modality as many of those that hurt, and the others."""
-    each = max(SAMPLES_HURT // max(len(d.view.modalities), 1), 1)
-    shown, left, seen = [], [], dict.fromkeys(d.view.modalities, 0)
+    """Return the rows that are drawn, of each modality that hurts as many, and the others."""
+    hurting = {row["modality"] for row in d.harmful_samples if row["hurts"]}
+    each = max(min(SAMPLES_HURT // max(len(hurting), 1), SAMPLES_DRAWN), 1)  # a dissection keeps six inputs of each
+    shown: list[Row] = []
+    left: list[Row] = []
+    seen: dict[str, int] = {}
     for row in d.harmful_samples:
         seen[row["modality"]] = seen.get(row["modality"], 0) + 1
         room = seen[row["modality"]] <= each if row["hurts"] else len(shown) < SAMPLES_DRAWN

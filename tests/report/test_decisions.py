@@ -280,11 +280,9 @@ def test_where_only_the_interval_says_something_no_part_dominates() -> None:
     d = changed("information", {"about": "label"}, reason=bias)
     (said,) = curved.information(d)
     assert said.startswith(
-        "rgb and depth: about the label, at the inputs, beyond the intervals redundancy 0.05 (0.01 to 0.09) bits, "
-        "uniqueness of rgb 0.30 (0.26 to 0.34) bits and synergy 0.80 (0.76 to 0.84) bits, which are not compared (see "
-    ) or said.startswith(
-        "rgb and depth: about the label, at the inputs, beyond the intervals uniqueness of rgb 0.30 (0.26 to 0.34) "
-        "bits and synergy 0.80 (0.76 to 0.84) bits, which are not compared (see the note); about the prediction"
+        "rgb and depth: about the label, at the inputs, shown above zero: redundancy 0.05 (0.01 to 0.09) bits, "
+        "uniqueness of rgb 0.30 (0.26 to 0.34) bits and synergy 0.80 (0.76 to 0.84) bits, which are not compared "
+        "(see the note); about the prediction"
     )
     assert said.count("dominates") == 1, "about the prediction nothing is doubtful"
     assert curved.doubts(d) == (
@@ -293,7 +291,7 @@ def test_where_only_the_interval_says_something_no_part_dominates() -> None:
     assert curved.doubts(usual()) == ""
     charts: dict[str, Any] = {}
     captions = [f["caption"] for f in sections(d, charts)["information"]["open"][0]["figures"]]
-    assert [caption.endswith("(see the note)") for caption in captions] == [True, False]
+    assert [caption.endswith("; see the note") for caption in captions] == [True, False]
     table = listed.information(d)
     assert (table.head[-1], table.body[0][-1]) == ("Note", bias)
 
