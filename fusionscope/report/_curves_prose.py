@@ -136,7 +136,8 @@ def clean_ece(d: Decisions) -> str:
     least = clean.ece.low if clean.ece.has_interval else clean.ece.value
     chance = f"{num(clean.floor, 3)}, what a calibrated model as confident would show by chance with so few samples"
     if least > clean.floor:
-        return f"The clean ECE, {interval(clean.ece, 3)}, lies above {chance}."
+        dense = "; but places of one sample are not independent, so chance gives more" if d.dense else ""
+        return f"The clean ECE, {interval(clean.ece, 3)}, lies above {chance}{dense}."
     return f"The clean ECE, {interval(clean.ece, 3)}, is not told apart from {chance}: no miscalibration is shown."
 
 

@@ -117,6 +117,11 @@ class Decisions:
         alpha = number(self.view.section("parameters").get("alpha", 0.05))
         return f"{100 * (alpha if math.isfinite(alpha) else 0.05):g} %"
 
+    @property
+    def dense(self) -> bool:
+        """Whether the model answers for every place of a sample."""
+        return self.view.manifest.get("task") == "dense"
+
     # --- metrics ---
 
     @cached_property

@@ -181,7 +181,9 @@ def further_samples(d: Decisions) -> Table:
     rows = [_sample(d, row, drawn=False) for row in _drawn(d)[1]]
     fields = ("sample", "label", "predicted", "modality", "effect", "donors", "q", "valuation", "verdict")
     head = ("Sample", "Label", "Predicted", "Modality", "Effect", "Others that did better", "q", "Valuation", "")
-    return limited(head, [[row[f] for f in fields] for row in rows], {4, 5, 6, 7})
+    kept = [i for i, field in enumerate(fields) if any(row[field] for row in rows)]
+    right = {place for place, i in enumerate(kept) if 4 <= i <= 7}
+    return limited([head[i] for i in kept], [[row[fields[i]] for i in kept] for row in rows], right)
 
 
 def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:

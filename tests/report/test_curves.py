@@ -149,8 +149,12 @@ def test_drops_inside_their_intervals_are_no_damage() -> None:
 
 def test_a_clean_ece_at_its_floor_is_no_miscalibration() -> None:
     chance = "0.020, what a calibrated model as confident would show by chance with so few samples"
-    assert curved.clean_ece(usual()) == f"The clean ECE, 0.040 (0.025 to 0.055), lies above {chance}."
-    low = changed("robustness", {"severity": 0}, ece_low=0.015)
+    dense = curved.clean_ece(usual())
+    assert dense.endswith("but places of one sample are not independent, so chance gives more.")
+    whole = whole_of("scenes")
+    one = Kept(whole.tables, whole.manifest | {"task": "classification"}, {}, {})
+    assert curved.clean_ece(given(one)) == f"The clean ECE, 0.040 (0.025 to 0.055), lies above {chance}."
+    low = changed("robustness", {"severity": 0}, one, ece_low=0.015)
     assert curved.clean_ece(low).endswith(f"is not told apart from {chance}: no miscalibration is shown.")
     assert curved.clean_ece(changed("robustness", {}, ece_floor=np.nan)) == ""
     high = changed("robustness", {"severity": 5}, ece_floor=0.9)

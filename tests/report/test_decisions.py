@@ -197,6 +197,13 @@ def test_of_a_regression_the_effect_is_in_nats_too() -> None:
     assert "Effect, nats" in page
 
 
+def test_columns_of_samples_without_a_value_are_left_out() -> None:
+    whole = planted.only("samples")
+    table = whole.tables["samples"].assign(label="", predicted="", valuation=np.nan)
+    page = render(View(factory.Dissected({"samples": table}, whole.manifest, {})))
+    assert not any(word in page for word in ('"col">Label', '"col">Predicted', "Valuation:"))
+
+
 def test_each_modality_shows_the_samples_it_hurts() -> None:
     every = listed.samples(changed("samples", {}, hurts=True, p=0.001))
     assert [sum(r["modality"] == m for r in every) for m in ("rgb", "depth")] == [6, 6]
