@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ import altair as alt
 from fusionscope.report._charts import reason
 from fusionscope.report._curves_prose import atom_name
 from fusionscope.report._decisions import ATOMS, Decisions, Pair
-from fusionscope.report._decisions_charts import MARKS, marked, spread
+from fusionscope.report._decisions_charts import MARKS, held, marked, spread
 from fusionscope.report._palette import SHAPES, colour
 from fusionscope.report._vega import chart, filled, pruned, spec_of
 
@@ -32,8 +33,8 @@ def levels(d: Decisions, pair: Pair, about: str, reach: tuple[float, float]) -> 
                     "Value": reason(found.corrected),
                 }
                 rows.append({"x": level, "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_curves_spec(MARKS, ("@title",), "level", 290, (reach,), _dotted(rows)), rows)
-    return filled(spec, rows, title=f"bits about the {about}", **marked(d, pair))
+    spec = pruned(_curves_spec(MARKS, ("@title",), "level", 290, _dotted(rows)), rows)
+    return filled(spec, rows, title=f"bits about the {about}", **marked(d, pair), **held(reach))
 
 
 def curve_marks(d: Decisions, modality: str) -> dict[str, tuple[str, str]]:
@@ -61,9 +62,13 @@ def curves(d: Decisions, modality: str, bounds: tuple[tuple[float, float], ...])
             if measured:
                 worse = p.severity in broken
                 rows.append(common | {"p": 1} | spread(p.ece) | {"clear": worse, "Value": f"ECE {reason(p.ece)}"})
+    floors: dict[float, float] = {}
+    for p in (p for points in d.curves[modality].values() for p in points if math.isfinite(p.floor)):
+        floors[p.severity] = max(p.floor, floors.get(p.severity, 0.0))
+    rows += [{"x": severity, "p": 2, "chance": floor} for severity, floor in floors.items()]
     titles = (d.metric_name(d.robust_metric), "ECE")[: 1 + any(row["p"] == 1 for row in rows)]
-    spec = _curves_spec(_marks(len(d.curves[modality])), titles, "severity", 330, bounds, _dotted(rows))
-    return filled(pruned(spec, rows), rows)
+    spec = _curves_spec(_marks(len(d.curves[modality])), titles, "severity", 330, _dotted(rows))
+    return filled(pruned(spec, rows), rows, **held(*bounds))
 
 
 def _dotted(rows: Sequence[dict[str, Any]]) -> bool:
@@ -77,7 +82,6 @@ def _curves_spec(
     titles: tuple[str, ...],
     across: str,
     width: int,
-    bounds: tuple[tuple[float, float], ...],
     dotted: bool,
 ) -> dict[str, Any]:
     domain = list(range(len(marks)))
@@ -88,10 +92,9 @@ def _curves_spec(
     x = alt.X("x:Q", title=across, axis=axis, scale=alt.Scale(nice=False, padding=10))
     panels = []
     for p, title in enumerate(titles):
-        kept: dict[str, Any] = {"domain": list(bounds[p]), "nice": False} if bounds else {"zero": True}
         y: dict[str, Any] = {
             "title": title,
-            "scale": alt.Scale(**kept),
+            "scale": alt.Scale(domain=[f"@low{p}", f"@high{p}"], nice=False),
             "axis": alt.Axis(tickCount=5, domain=False, ticks=False),
         }
         base = chart().transform_filter(f"datum.p === {p}").encode(x=x, detail="c:N")
@@ -112,5 +115,11 @@ def _curves_spec(
             stroke=alt.Stroke("c:N", scale=colours, legend=None), shape=alt.Shape("c:N", scale=shapes, legend=None)
         )
         dots = dots.encode(tooltip=["Of:N", "At:N", "Value:N"])
-        panels.append((band + lines + dots).properties(width=width if p == 0 else width * 2 // 3, height=180))
+        chance = chart().transform_filter("datum.p === 2").mark_line(strokeWidth=1, strokeDash=[4, 3])
+        chance = chance.encode(x=x, y=alt.Y("chance:Q", **y), color=alt.value("var(--soft)"))
+        panels.append(
+            ((band + chance + lines if p else band + lines) + dots).properties(
+                width=width if p == 0 else width * 2 // 3, height=180
+            )
+        )
     return spec_of(alt.hconcat(*panels, spacing=34))

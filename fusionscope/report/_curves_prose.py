@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from fusionscope.report._decisions import ATOMS, Atom, Decisions, Pair, apart, leaders
-from fusionscope.report._prose import LISTED, interval, listing, num
+from fusionscope.report._prose import interval, listing, num
 from fusionscope.report._view import Estimate
+
+PAIRS_TOLD = 3
 
 
 def why(found: Iterable[Estimate]) -> str:
@@ -20,8 +23,9 @@ def why(found: Iterable[Estimate]) -> str:
 def information(d: Decisions) -> list[str]:
     """Say for each pair which part of the information dominates, or that nothing is shown."""
     pairs = list(d.decompositions)
-    left = len(pairs) - LISTED
-    return [_pair(d, pair) for pair in pairs[:LISTED]] + ([f"{left} further pairs are below."] if left > 0 else [])
+    left = len(pairs) - PAIRS_TOLD
+    further = [f"{left} further {'pairs are' if left > 1 else 'pair is'} below."] if left > 0 else []
+    return [_pair(d, pair) for pair in pairs[:PAIRS_TOLD]] + further
 
 
 def pair_name(d: Decisions, pair: Pair) -> str:
@@ -30,8 +34,30 @@ def pair_name(d: Decisions, pair: Pair) -> str:
     return f"{a} and {d.other(a, b)}" + (f" ({estimator.upper()})" if several and estimator else "")
 
 
-def where(level: float) -> str:
-    return "at the inputs" if level < 0 else f"at level {level:g}"
+def where(level: float, levels: Iterable[float] = ()) -> str:
+    """Say which level, and of those that were compared whether it is the last."""
+    last = level >= 0 and level == max(levels, default=-1)
+    return "at the inputs" if level < 0 else f"at the last level ({level:g})" if last else f"at level {level:g}"
+
+
+def doubted(atoms: dict[str, Atom]) -> str:
+    """Return why only the intervals say something, "" for no such reason."""
+    return next((a.doubt for a in atoms.values() if a.doubt), "")
+
+
+def doubts(d: Decisions) -> str:
+    """Say once why of some decompositions only the intervals say something."""
+    found: list[tuple[str, str]] = []
+    for pair, abouts in d.decompositions.items():
+        for about, levels in abouts.items():
+            for level, atoms in levels.items():
+                if reason := doubted(atoms):
+                    found.append((reason, f"{pair_name(d, pair)}, about the {about}, {where(level)}"))
+    if not found:
+        return ""
+    further = len(found) - 1
+    more = f", and likewise of {further:,} more, which the table marks" if further else ""
+    return f"Note on {found[0][1]}{more}: {found[0][0]}."
 
 
 def atom_name(d: Decisions, pair: Pair, atom: str) -> str:
@@ -44,8 +70,8 @@ def atom_name(d: Decisions, pair: Pair, atom: str) -> str:
 def _pair(d: Decisions, pair: Pair) -> str:
     parts = []
     for about, levels in d.decompositions[pair].items():
-        level, atoms = d.told(levels)
-        parts.append(f"about the {about}, {where(level)}, {dominant(d, pair, atoms)}")
+        level, atoms = d.told(about, levels)
+        parts.append(f"about the {about}, {where(level, levels)}, {dominant(d, pair, atoms)}")
     return f"{pair_name(d, pair)}: {'; '.join(parts)}."
 
 
@@ -62,6 +88,10 @@ def dominant(d: Decisions, pair: Pair, atoms: dict[str, Atom]) -> str:
     if not clear:
         most = max(e.value for e in known.values())
         return f"nothing beyond the intervals (at most {num(most)} bits)"
+    if doubted(atoms):
+        names = listing([f"{atom_name(d, pair, n)} {interval(known[n])} bits" for n in clear])
+        compared = ", which are not compared" if len(clear) > 1 else ""
+        return f"shown above zero: {names}{compared} (see the note)"
     first = max(clear, key=lambda name: known[name].value)
     top = known[first]
     rivals = [name for name, e in known.items() if name != first and (e.value > top.value or not apart(e, top))]
@@ -94,7 +124,21 @@ def robustness(d: Decisions) -> list[str]:
     calm = [m for m in d.curves if told[m] == "" and _has_ece(d, m)]
     if calm:
         said.append(f"ECE is nowhere shown to rise above the clean one under corruption of {listing(calm, 'or')}.")
-    return said
+    return said + list(filter(None, [clean_ece(d)]))
+
+
+def clean_ece(d: Decisions) -> str:
+    """Say whether the clean ECE is more than chance gives; "" where its floor is not known."""
+    every = [p for of in d.curves.values() for points in of.values() for p in points if p.severity == 0]
+    clean = next((p for p in every if p.ece.computed and math.isfinite(p.floor)), None)
+    if clean is None:
+        return ""
+    least = clean.ece.low if clean.ece.has_interval else clean.ece.value
+    chance = f"{num(clean.floor, 3)}, what a calibrated model as confident would show by chance with so few samples"
+    if least > clean.floor:
+        dense = "; but places of one sample are not independent, so chance gives more" if d.dense else ""
+        return f"The clean ECE, {interval(clean.ece, 3)}, lies above {chance}{dense}."
+    return f"The clean ECE, {interval(clean.ece, 3)}, is not told apart from {chance}: no miscalibration is shown."
 
 
 def damage(d: Decisions, m: str) -> str:

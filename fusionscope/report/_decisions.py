@@ -13,11 +13,10 @@ import pandas as pd
 from fusionscope.report._view import COLUMNS, Estimate, View, number, text, truth
 
 TEXT = {"metric", "concept", "subset", "modality", "modality_a", "modality_b", "kind", "group", "label", "predicted"}
-TEXT |= {"tap_a", "tap_b", "about", "estimator", "atom", "corruption", "baseline", "measure", "reason"}
+TEXT |= {"tap_a", "tap_b", "about", "estimator", "atom", "bins", "corruption", "baseline", "measure", "reason"}
 SMOOTH = ("loglik", "neg_mse")
 NAMES = {"loglik": "mean log-likelihood", "neg_mse": "negative mean squared error"}
 ATOMS = ("R", "U_a", "U_b", "S")
-TESTED = {"contribution": "shapley", "samples": "effect"}  # what a test is about
 Row = dict[str, Any]
 Pair = tuple[str, str, str]  # modality, the other (or "a+b"), estimator
 
@@ -36,6 +35,11 @@ class Atom:
         """The corrected value's interval lies above zero, and the raw value above the null."""
         return self.corrected.positive and not self.raw <= self.shuffled_high
 
+    @property
+    def doubt(self) -> str:
+        """Why only the interval says something, though there is a value; "" for no such reason."""
+        return self.corrected.reason if self.corrected.computed else ""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -45,6 +49,7 @@ class Point:
     value: Estimate
     drop: Estimate
     ece: Estimate
+    floor: float  # the ECE that a calibrated model as confident would show by chance
 
 
 def estimate(row: Row, value: str = "value", low: str = "low", high: str = "high") -> Estimate:
@@ -68,6 +73,12 @@ def leaders(found: dict[Any, Estimate]) -> list[Any]:
     return [first, *sorted(rivals, key=lambda name: -known[name].value)]
 
 
+def _clearest(row: Row) -> tuple[float, float]:
+    """Order tested samples by p, then by effect, as a dissection chooses the inputs that it keeps."""
+    p, effect = row["p"], row["effect"]
+    return p if p == p else math.inf, effect if effect == effect else math.inf
+
+
 class Decisions:
     """Read-only access to these tables, of a view."""
 
@@ -81,6 +92,8 @@ class Decisions:
             table = self.view.whole(name)[COLUMNS[name].split()]
             if "corruption" in table and len(table):
                 table = table.assign(corruption=[text(c).replace("_", " ") for c in table["corruption"]])
+            if name == "information" and self.view.holds(name, "level_a"):
+                table = table.assign(level=table["level_a"])
             if name == "coalitions" and len(table):
                 table = table[[text(c) == "" for c in table["concept"]]]
             if name == "samples" and len(table):
@@ -103,6 +116,11 @@ class Decisions:
         """The share of false discoveries that is allowed, such as "5 %"."""
         alpha = number(self.view.section("parameters").get("alpha", 0.05))
         return f"{100 * (alpha if math.isfinite(alpha) else 0.05):g} %"
+
+    @property
+    def dense(self) -> bool:
+        """Whether the model answers for every place of a sample."""
+        return self.view.manifest.get("task") == "dense"
 
     # --- metrics ---
 
@@ -166,13 +184,19 @@ class Decisions:
         return sorted(found, key=lambda c: place.get(c, len(place)))
 
     @cached_property
+    def told_by(self) -> str:
+        """The number by which a modality hurts a class: ``last``, in older tables the Shapley value."""
+        return "last" if self.view.holds("contribution", "last_low") else "shapley"
+
+    def on_class(self, row: Row) -> Estimate:
+        """Return what a class gets by a modality, the number that decides whether it hurts."""
+        return estimate(row, "last", "last_low", "last_high") if self.told_by == "last" else estimate(row, "shapley")
+
+    @cached_property
     def class_metric(self) -> str:
         """The metric in which the classes are told: the first that has any value."""
-        for metric in self.metrics:
-            of = [e for c in self.classes for e in self.contributions(metric, c).values()]
-            if any(e.computed for e in of):
-                return metric
-        return self.main
+        known = (m for m in self.metrics if any(self.on_class(row).computed for row in self.class_rows(m)))
+        return next(known, self.main)
 
     def class_rows(self, metric: str) -> list[Row]:
         """Return the rows of every class and modality, in order."""
@@ -182,9 +206,9 @@ class Decisions:
         """Return how many of the rows were tested."""
         return sum(math.isfinite(row["q"]) or math.isfinite(row["p"]) for row in rows)
 
-    def harm(self, name: str, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows in which a modality hurts, the worst first."""
-        value = TESTED[name]
+    def harm(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows of classes in which a modality hurts, the worst first."""
+        value = self.told_by
         return sorted((r for r in rows if r["hurts"]), key=lambda r: r[value] if r[value] == r[value] else math.inf)
 
     # --- cooperation ---
@@ -222,8 +246,8 @@ class Decisions:
 
     @cached_property
     def harmful_samples(self) -> list[Row]:
-        """Tested rows in which a modality hurts, then those with the largest harm that is not shown."""
-        hurt = self.harm("samples", self.rows("samples"))
+        """Tested rows in which a modality hurts, the clearest first, then those with the largest effect of the rest."""
+        hurt = sorted((row for row in self.rows("samples") if row["hurts"]), key=_clearest)
         further = [row for row in self.rows("samples") if not row["hurts"] and row["effect"] < 0]
         return hurt + sorted(further, key=lambda row: row["effect"])
 
@@ -259,9 +283,13 @@ class Decisions:
             levels.setdefault(row["level"] if math.isfinite(row["level"]) else -1.0, {})[row["atom"]] = atom
         return dict(sorted(found.items(), key=lambda item: len(self.view.present(item[0][1])) < 2))
 
-    def told(self, levels: dict[float, dict[str, Atom]]) -> tuple[float, dict[str, Atom]]:
-        """Return the level a pair is read at, and its atoms: the inputs, or the last level with a value."""
-        order = [-1.0, *sorted(levels, reverse=True)]
+    def told(self, about: str, levels: dict[float, dict[str, Atom]]) -> tuple[float, dict[str, Atom]]:
+        """Return the level a pair is read at, and its atoms, of those with a value.
+
+        About the label the inputs, what the data hold; about the prediction the last level, what the model answers by.
+        """
+        late = sorted(levels, reverse=True)
+        order = late if about == "prediction" else [-1.0, *late]
         known = [n for n in order if any(a.corrected.computed for a in levels.get(n, {}).values())]
         level = (known or sorted(levels))[0]
         return level, levels[level]
@@ -292,6 +320,7 @@ class Decisions:
                     estimate(row),
                     estimate(row, "drop", "drop_low", "drop_high"),
                     estimate(row, "ece", "ece_low", "ece_high"),
+                    row["ece_floor"],
                 )
                 found.setdefault(row["modality"], {}).setdefault(row["corruption"], []).append(point)
         return {
@@ -307,6 +336,7 @@ class Decisions:
         return top, {c: p.drop for c, points in curves.items() for p in points if p.severity == top}
 
     def miscalibrated(self, points: Sequence[Point]) -> list[float]:
-        """Return the severities at which ECE's interval lies above the clean one."""
+        """Return the severities at which ECE's interval lies above the clean one, and above its floor."""
         clean = next((p.ece for p in points if p.severity == 0), Estimate(math.nan))
-        return [p.severity for p in points if apart(p.ece, clean) and p.ece.value > clean.value]
+        above = [p for p in points if apart(p.ece, clean) and p.ece.value > clean.value]
+        return [p.severity for p in above if not p.ece.low <= p.floor]

@@ -47,7 +47,7 @@ def _forest(
     width: int,
     step: int,
     tooltip: tuple[str, ...],
-    reach: tuple[float, float] | None = None,
+    reach: tuple[str, str] | None = None,
 ) -> Any:
     """Dots with intervals around zero, names down; ``c`` is the mark."""
     domain = list(range(len(marks)))
@@ -213,22 +213,27 @@ def perceptual(d: Decisions, metric: str) -> dict[str, Any]:
 
 
 def classes(d: Decisions, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
-    """Return the contributions per class, a panel per modality; filled where the interval leaves out zero."""
+    """Return what the classes lose without a modality, a panel each; filled where the interval leaves out zero."""
     rows: list[dict[str, Any]] = []
     for c in names:
         for m, row in d.contribution_rows(d.class_metric, c).items():
             if m in modalities:
-                e = estimate(row, "shapley")
+                e = d.on_class(row)
                 verdict = "hurts" if row["hurts"] else "not shown to hurt" if e.computed else "not computed"
-                said = {"Class": c, "Modality": m, "Contribution": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
+                said = {"Class": c, "Modality": m, "Value": reason(e), "q": num(row["q"], 3), "Verdict": verdict}
                 rows.append({"y": c, "p": modalities.index(m), "c": _place(d, m)} | spread(e) | said)
     shown = [m for i, m in enumerate(modalities) if any(r["p"] == i and r["d"] is not None for r in rows)]
-    tooltip = ("Class", "Modality", "Contribution", "q", "Verdict")
+    tooltip = ("Class", "Modality", "Value", "q", "Verdict")
     width = {1: 420, 2: 330, 3: 230}.get(len(modalities), 190)
     spec = beside(_panel_spec(modality_marks(d), 18, tooltip), len(modalities), 22, width, same=True)
     if len(shown) < len(modalities):
         return classes(d, names, shown) if shown else {}
-    return _filled_forest(spec, rows, list(names), [f"{m}: contribution" for m in modalities])
+    return _filled_forest(
+        spec,
+        rows,
+        list(names),
+        [f"lost without {m}" if d.told_by == "last" else f"{m}: contribution" for m in modalities],
+    )
 
 
 # --- information ---
@@ -251,6 +256,11 @@ def marked(d: Decisions, pair: Pair) -> dict[str, str]:
     """Return what takes the place of ``MARKS`` in the charts of a pair."""
     marks = enumerate(atom_marks(d, pair))
     return {name: value for i, (c, s) in marks for name, value in ((f"c{i}", c), (f"s{i}", s))}
+
+
+def held(*bounds: tuple[float, float]) -> dict[str, float]:
+    """Return what takes the place of the ends of scales, ``@low0`` and ``@high0`` and so on."""
+    return {f"{end}{i}": of[side] for i, of in enumerate(bounds) for side, end in enumerate(("low", "high"))}
 
 
 def decomposition(
@@ -281,24 +291,25 @@ def decomposition(
             order.append(atom_name(d, pair, atom))
             said = {"Part": order[-1], "Estimate": "corrected", "Bits": reason(found.corrected)}
             rows.append({"y": order[-1], "p": 0, "c": i} | spread(found.corrected) | {"clear": found.clear} | said)
-    spec = pruned(_decomposition_spec(bounds, reach), rows)
+    spec = pruned(_decomposition_spec(), rows)
     if not any(a.corrected.computed for a in atoms.values()):
         spec["hconcat"] = spec["hconcat"][:1]
-    return filled(spec, rows, order=order, title0="corrected, bits", **marked(d, pair))
+    given = marked(d, pair) | held(bounds, reach)
+    return filled(spec, rows, order=order, title0="corrected, bits", **given)
 
 
 @cache
-def _decomposition_spec(bounds: tuple[float, float], reach: tuple[float, float]) -> dict[str, Any]:
+def _decomposition_spec() -> dict[str, Any]:
     domain = list(range(len(MARKS)))
     colours = alt.Scale(domain=domain, range=[c for c, _ in MARKS])
     inks = alt.Scale(domain=domain, range=["var(--on-low)", "var(--paper)", "var(--paper)", "var(--on-high)"])
     y = alt.Y("s:N", title=None, sort=["raw", "shuffled labels", "corrected"], axis=alt.Axis(ticks=False, domain=False))
-    x = alt.X("from:Q", title="bits", axis=alt.Axis(**PLAIN), scale=alt.Scale(domain=list(bounds), nice=False))
+    x = alt.X("from:Q", title="bits", axis=alt.Axis(**PLAIN), scale=alt.Scale(domain=["@low0", "@high0"], nice=False))
     base = chart().transform_filter("isValid(datum.s)").encode(y=y, tooltip=["Part:N", "Estimate:N", "Bits:N"])
     bars = base.mark_bar(height={"band": 0.7}, stroke="var(--paper)", strokeWidth=1)
     bars = bars.encode(x=x, x2="to:Q", fill=alt.Fill("c:N", scale=colours, legend=None))
     words = base.mark_text(fontSize=10).encode(x=alt.X("mid:Q", title="bits"), text="label:N")
     words = words.encode(color=alt.Color("c:N", scale=inks, legend=None))
     left = (bars + words).resolve_scale(color="independent").properties(width=165, height=alt.Step(28))
-    right = _forest(MARKS, "isValid(datum.y)", 100, 21, ("Part", "Bits"), reach)
+    right = _forest(MARKS, "isValid(datum.y)", 100, 21, ("Part", "Bits"), ("@low1", "@high1"))
     return spec_of(alt.hconcat(left, right, spacing=24).resolve_scale(y="independent", fill="independent"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fusionscope.report import _curves_charts
 from fusionscope.report import _decisions_charts as charts_of
-from fusionscope.report._curves_prose import atom_name, pair_name, where
+from fusionscope.report._curves_prose import atom_name, doubted, pair_name, where
 from fusionscope.report._decisions import ATOMS, Atom, Decisions
 from fusionscope.report._palette import GLYPHS
 from fusionscope.report._prose import listing
@@ -89,21 +89,21 @@ def _sets(d: Decisions, metrics: list[str]) -> list[tuple[str, ...]]:
 def _hurts(d: Decisions, charts: Charts) -> dict[str, Any]:
     names = _telling(d)
     drawn = []
-    modalities = [m for m in d.view.modalities if any(m in d.contributions(d.class_metric, c) for c in names)]
+    modalities = [m for m in d.view.modalities if any(m in d.contribution_rows(d.class_metric, c) for c in names)]
     rows = -(-len(modalities) // PANELS)
     for i in range(rows):
         part = modalities[len(modalities) * i // rows : len(modalities) * (i + 1) // rows]
-        label = f"Contributions of {listing(part)} per class, with intervals around zero."
+        label = f"What each class loses without {listing(part, 'or')}, with intervals around zero."
         drawn += _add(charts, "classes", charts_of.classes(d, names, part), "", label)
     return {"drawn": drawn, "shown": len(names), "left": len(d.classes) - len(names)}
 
 
 def _telling(d: Decisions) -> list[str]:
     """Choose for each modality the classes it hurts and helps most; the worst first."""
-    values = {
-        m: {c: e.value for c in d.classes if (e := d.contributions(d.class_metric, c).get(m)) and e.computed}
-        for m in d.view.modalities
-    }
+    values: dict[str, dict[str, float]] = {m: {} for m in d.view.modalities}
+    for row in d.class_rows(d.class_metric):
+        if (e := d.on_class(row)).computed:
+            values.setdefault(row["modality"], {})[row["concept"]] = e.value
     worst = {c: min((of[c] for of in values.values() if c in of), default=math.inf) for c in d.classes}
     known = [c for c in d.classes if math.isfinite(worst[c])]
     if len(known) > CLASSES_DRAWN:
@@ -122,7 +122,7 @@ def _telling(d: Decisions) -> list[str]:
 def _information(d: Decisions, charts: Charts) -> dict[str, Any]:
     pairs, lines = [], []
     shown = list(d.decompositions)[:PAIRS_DRAWN]
-    told = {pair: {a: d.told(levels) for a, levels in d.decompositions[pair].items()} for pair in shown}
+    told = {pair: {a: d.told(a, levels) for a, levels in d.decompositions[pair].items()} for pair in shown}
     bounds = _stacked(atoms for abouts in told.values() for _, atoms in abouts.values())
     every = [d.decompositions[pair][about] for pair in shown for about in d.decompositions[pair]]
     corrected = [a.corrected for levels in every for atoms in levels.values() for a in atoms.values()]
@@ -131,9 +131,11 @@ def _information(d: Decisions, charts: Charts) -> dict[str, Any]:
         name, figures, along = pair_name(d, pair), [], []
         for about, (level, atoms) in told[pair].items():
             if any(a.corrected.computed or math.isfinite(a.raw) for a in atoms.values()):
-                label = f"Decomposition of what {name} tell about the {about}, {where(level)}."
+                place = f"about the {about}, {where(level, d.decompositions[pair][about])}"
+                label = f"Decomposition of what {name} tell {place}."
                 spec = charts_of.decomposition(d, pair, atoms, bounds, reach)
-                figures += _add(charts, "information", spec, f"{name}, about the {about}, {where(level)}", label)
+                doubt = "; see the note" if doubted(atoms) else ""
+                figures += _add(charts, "information", spec, f"{name}, {place}{doubt}", label)
         for about, levels in d.decompositions[pair].items():
             known = [n for n, atoms in levels.items() if any(a.corrected.computed for a in atoms.values())]
             if len(known) > 1:
@@ -171,7 +173,8 @@ def _robustness(d: Decisions, charts: Charts) -> dict[str, Any]:
     every = [p.value for of in d.curves.values() for points in of.values() for p in points if p.value.computed]
     drawn: list[dict[str, Any]] = []
     if every:
-        ece = [p.ece for of in d.curves.values() for points in of.values() for p in points if p.ece.computed]
+        points = [p for of in d.curves.values() for points in of.values() for p in points]
+        ece = [e for p in points if p.ece.computed for e in (p.ece, Estimate(p.floor))]
         bounds = (_bounds(every), _bounds([Estimate(0.0), *ece]) if ece else (0.0, 1.0))
         for m in d.curves:
             if any(p.value.computed for points in d.curves[m].values() for p in points):
@@ -179,7 +182,8 @@ def _robustness(d: Decisions, charts: Charts) -> dict[str, Any]:
                 key = [(name, c, GLYPHS[s]) for name, (c, s) in _curves_charts.curve_marks(d, m).items()]
                 figures = _add(charts, "robustness", _curves_charts.curves(d, m, bounds), m, label)
                 drawn += [{"key": key, "figures": figures}]
-    return {"drawn": drawn[:CURVES_OPEN], "further": drawn[CURVES_OPEN:]}
+    chance = any(math.isfinite(row["ece_floor"]) for row in d.rows("robustness"))
+    return {"drawn": drawn[:CURVES_OPEN], "further": drawn[CURVES_OPEN:], "chance": chance}
 
 
 def _bounds(every: list[Estimate]) -> tuple[float, float]:

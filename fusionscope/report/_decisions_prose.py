@@ -61,13 +61,14 @@ def contribution(d: Decisions) -> list[str]:
         if len(d.view.modalities) > 1 and known:
             named = leaders(known)
             unit = d.unit(metric)
-            further = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.positive and m not in named]
+            ranked = sorted(known.items(), key=lambda item: -item[1].value)
+            further = [f"{m} {interval(e)}{unit}" for m, e in ranked if e.positive and m not in named]
             below = [f"{m} {interval(e)}{unit}" for m, e in known.items() if e.negative]
             open_ = [f"{m} {interval(e)}{unit}" for m, e in known.items() if _holds_zero(e) and m not in named]
             if further:
                 parts.append(f"Then {listing(further)}.")
             if below:
-                parts.append(f"Below zero, so harmful on the whole: {listing(below)}.")
+                parts.append(f"Below zero on average over the orders of joining: {listing(below)}.")
             if open_:
                 parts.append(f"Not told apart from no contribution: {listing(open_)}.")
             failed = [f"{m} ({e.reason or 'no reason given'})" for m, e in found.items() if m not in known]
@@ -166,51 +167,68 @@ def _index(d: Decisions) -> list[str]:
 # --- harm ---
 
 
-def harm_in_classes(d: Decisions) -> str:
-    """Say in which classes a modality hurts, and how many tests that was chosen from."""
-    rows = d.class_rows(d.class_metric)
-    if not rows:
+def harm_in_classes(d: Decisions) -> list[str]:
+    """Say in which classes a modality hurts, by each metric, and how many tests that was chosen from."""
+    metrics = [d.class_metric, *(m for m in d.metrics if m != d.class_metric)]
+    return [said for metric in metrics if (said := _harm_in_classes(d, metric))]
+
+
+def _harm_in_classes(d: Decisions, metric: str) -> str:
+    rows = d.class_rows(metric)
+    values = {(row["concept"], row["modality"]): d.on_class(row) for row in rows}
+    chief, name = metric == d.class_metric, d.metric_name(metric)
+    tests, hurt = d.tests(rows), d.harm(rows)
+    if not rows or (not chief and not tests and not hurt):
         return ""
-    if reason := d.failure(rows, "shapley"):
-        return f"The contributions per class could not be computed: {reason}."
-    tests, hurt = d.tests(rows), d.harm("contribution", rows)
+    if chief and not any(e.computed for e in values.values()):
+        return f"What the classes lose could not be computed: {why(values.values())}."
     among = f"{count(len(d.classes), 'class')} × {count(len({r['modality'] for r in rows}), 'modality')}"
+    among += f", {len(rows) - tests:,} not tested" if tests < len(rows) else ""
     if not tests and not hurt:
-        return "The contributions per class were not tested, so none is said to hurt."
+        reason = next((f": {row['reason']}" for row in rows if row["reason"]), "")
+        return f"The classes were not tested, so none is said to be hurt{reason}."
     control = f"False discoveries are controlled at {d.alpha} over {count(tests, 'test')} ({among})."
     control = control if tests else "How many tests were made is not recorded."
     if not hurt:
-        return f"In no class is a modality shown to hurt. {control}"
-    said = []
-    for m in d.view.modalities:
-        of = [row for row in hurt if row["modality"] == m]
-        names = [f"{row['concept']} {interval(estimate(row, 'shapley'))}" for row in of]
-        if of:
-            said.append(f"{m} hurts in {count(len(of), 'class')}: {listing(names, most=4)}.")
+        return f"By {name} no modality is shown to hurt in any class. {control}"
+    said, unit = [], d.unit(metric)
+    for m in dict.fromkeys([*d.view.modalities, *(row["modality"] for row in hurt)]):
+        of = [row["concept"] for row in hurt if row["modality"] == m]
+        names = listing([f"{c} {interval(values[c, m])}{unit}" for c in of], most=4)
+        if of and d.told_by == "last":
+            better = "told better without it; what is lost by its removal: "
+            said.append(f"By {name} {m} hurts in {count(len(of), 'class')}, {better}{names}.")
+        elif of:
+            said.append(f"By {name} {m} hurts in {count(len(of), 'class')}: {names}.")
     return " ".join([*said, control])
 
 
-def harm_in_samples(d: Decisions) -> str:
-    """Say for how many samples a modality hurts, and how many were tested."""
+def harm_in_samples(d: Decisions) -> list[str]:
+    """Say for how many samples a modality is worse than not knowing it, and which were tested."""
     rows = d.rows("samples")
     whole = d.view.whole("samples")
     if whole.empty:
-        return ""
+        return []
     if not rows:
         reason = next((str(r) for r in whole["reason"].dropna() if str(r)), "no reason given")
-        return f"No sample was tested for harm: {reason}."
+        return [f"No sample was tested for harm: {reason}."]
     tested = len({row["sample"] for row in rows})
     tests = d.tests(rows)
+    made = f"{count(tests, 'test')}, with false discoveries controlled at {d.alpha} over all of them"
     control = (
-        f"Tested were {count(tested, 'sample')}, {count(tests, 'test')}; false discoveries are controlled at {d.alpha} "
-        "over all of them."
+        f"Tested were {count(tested, 'sample')}, of each batch the eighth to whose truth the model gives least "
+        f"probability: {made if tests else 'how many tests were made is not recorded'}. "
+        "Samples that the model tells well were not tested, so this is no census."
     )
     hurt = [row for row in rows if row["hurts"]]
     if not hurt:
-        return f"For no tested sample is a modality shown to hurt. {control}"
+        return [f"For no tested sample is a modality shown to be worse than not knowing it. {control}"]
     each = [(m, sum(row["modality"] == m for row in hurt)) for m in d.view.modalities]
-    told = listing([f"{m} hurts in {count(n, 'sample')}" for m, n in each if n])
-    return f"{told}: its own value makes the true label less likely than other samples' values do. {control}"
+    told = listing([f"{m} for {count(n, 'sample')}" for m, n in each if n])
+    return [
+        f"Worse than not knowing it: {told}. There the truth gets more probability with other samples' values, on "
+        f"average, than with its own. {control}"
+    ]
 
 
 # --- imbalance ---

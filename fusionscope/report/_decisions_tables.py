@@ -40,7 +40,9 @@ def contribution(d: Decisions) -> Table:
         for m, row in d.contribution_rows(metric).items():
             share = estimate(row, "share", "share_low", "share_high")
             cells = _written(estimate(row, "shapley"), d.unit(metric)), _written(share) if share.computed else ""
-            body.append((d.metric_name(metric), m, *cells, _number(row["alone"]), _number(row["last"])))
+            last = estimate(row, "last", "last_low", "last_high")
+            steps = _number(row["alone"]), interval(last, 3) if last.computed else ""
+            body.append((d.metric_name(metric), m, *cells, *steps))
     head = (
         "Metric",
         "Modality",
@@ -140,33 +142,48 @@ def definitions(d: Decisions) -> list[tuple[str, str]]:
 
 
 def classes(d: Decisions) -> Table:
-    """Return the contribution of each modality to each class, those that hurt first."""
-    body = []
+    """Return what each class loses without each modality, and the contributions; those that hurt first."""
+    body: list[Sequence[str]] = []
+    by_last = d.told_by == "last"
     for metric in d.metrics:
-        rows = d.class_rows(metric)
-        for row in [*d.harm("contribution", rows), *(r for r in rows if not r["hurts"])]:
-            verdict = "hurts" if row["hurts"] else ""
-            value = _written(estimate(row, "shapley"), d.unit(metric))
-            body.append((d.metric_name(metric), row["concept"], row["modality"], value, _chance(row["q"]), verdict))
-    return limited(("Metric", "Class", "Modality", "Contribution φ", "q", ""), body, {3, 4})
+        rows, unit = d.class_rows(metric), d.unit(metric)
+        for row in [*d.harm(rows), *(r for r in rows if not r["hurts"])]:
+            shapley = estimate(row, "shapley")
+            further = [interval(shapley, 3) if shapley.computed else ""] if by_last else []
+            place = d.metric_name(metric), row["concept"], row["modality"]
+            told = _written(d.on_class(row), unit), _chance(row["q"]), "hurts" if row["hurts"] else ""
+            body.append((*place, *told, *further))
+    head = ("Metric", "Class", "Modality", "Lost without it" if by_last else "Contribution φ", "q", "")
+    return limited((*head, "Contribution φ") if by_last else head, body, {3, 4, 6})
 
 
 def samples(d: Decisions) -> list[dict[str, Any]]:
-    """Return the samples in which a modality does most harm, with their inputs drawn where they were kept."""
-    return [_sample(d, row, drawn=True) for row in d.harmful_samples[: _drawn(d)]]
+    """Return the samples in which a modality hurts most clearly, with their inputs drawn where they were kept."""
+    return [_sample(d, row, drawn=True) for row in _drawn(d)[0]]
 
 
-def _drawn(d: Decisions) -> int:
-    hurt = sum(bool(row["hurts"]) for row in d.harmful_samples)
-    return max(min(hurt, SAMPLES_HURT), SAMPLES_DRAWN)
+def _drawn(d: Decisions) -> tuple[list[Row], list[Row]]:
+    """Return the rows that are drawn, of each modality that hurts as many, and the others."""
+    hurting = {row["modality"] for row in d.harmful_samples if row["hurts"]}
+    each = max(min(SAMPLES_HURT // max(len(hurting), 1), SAMPLES_DRAWN), 1)  # a dissection keeps six inputs of each
+    shown: list[Row] = []
+    left: list[Row] = []
+    seen: dict[str, int] = {}
+    for row in d.harmful_samples:
+        seen[row["modality"]] = seen.get(row["modality"], 0) + 1
+        room = seen[row["modality"]] <= each if row["hurts"] else len(shown) < SAMPLES_DRAWN
+        (shown if room else left).append(row)
+    return shown, left
 
 
 def further_samples(d: Decisions) -> Table:
     """Return the samples that are not drawn."""
-    rows = [_sample(d, row, drawn=False) for row in d.harmful_samples[_drawn(d) :]]
+    rows = [_sample(d, row, drawn=False) for row in _drawn(d)[1]]
     fields = ("sample", "label", "predicted", "modality", "effect", "donors", "q", "valuation", "verdict")
     head = ("Sample", "Label", "Predicted", "Modality", "Effect", "Others that did better", "q", "Valuation", "")
-    return limited(head, [[row[f] for f in fields] for row in rows], {4, 5, 6, 7})
+    kept = [i for i, field in enumerate(fields) if any(row[field] for row in rows)]
+    right = {place for place, i in enumerate(kept) if 4 <= i <= 7}
+    return limited([head[i] for i in kept], [[row[fields[i]] for i in kept] for row in rows], right)
 
 
 def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
@@ -184,17 +201,25 @@ def _sample(d: Decisions, row: Row, drawn: bool) -> dict[str, Any]:
             pictures.append((m, picture, m == row["modality"]))
     return {
         "sample": f"{number} (group {group})" if group else number,
+        "number": number,
+        "group": group,
         "pictures": pictures,
         "label": d.class_name(row["label"]),
         "predicted": d.class_name(row["predicted"]),
         "modality": row["modality"],
-        "effect": num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason']}",
+        "effect": _effect(row),
         "donors": f"{row['worse']:.0f} of {row['donors']:.0f}" if counted else "",
         "q": _chance(row["q"]),
         "valuation": _number(row["valuation"], 2),
         "verdict": "hurts" if row["hurts"] else "",
         "hurts": bool(row["hurts"]),
     }
+
+
+def _effect(row: Row) -> str:
+    if math.isinf(row["effect"]):
+        return "−∞" if row["effect"] < 0 else "∞"
+    return num(row["effect"]) if math.isfinite(row["effect"]) else f"not computed: {row['reason'] or 'no reason given'}"
 
 
 def information(d: Decisions) -> Table:
@@ -213,11 +238,16 @@ def information(d: Decisions) -> Table:
             _written(estimate(row, "corrected")),
             gap,
             _number(row["samples"], 0),
-            _number(row["bins"], 0),
+            row["bins"].removesuffix(".0").replace("x", " × "),
         )
-        body.append((f"{pair[0]}, {other}", row["estimator"], place, row["about"], name, *numbers))
+        note = row["reason"] if math.isfinite(row["value"]) else ""
+        body.append((f"{pair[0]}, {other}", row["estimator"], place, row["about"], name, *numbers, note))
     head = ("Pair", "Estimator", "Level", "About", "Part", "Raw, bits", "Shuffled", "Bound", "Corrected, bits", "Gap")
-    return limited((*head, "Samples", "Bins"), body, set(range(5, 12)))
+    if not any(row[-1] for row in body):
+        body, last = [row[:-1] for row in body], ()
+    else:
+        last = ("Note",)
+    return limited((*head, "Samples", "Bins", *last), body, set(range(5, 12)))
 
 
 def robustness(d: Decisions) -> Table:
@@ -226,10 +256,13 @@ def robustness(d: Decisions) -> Table:
     for row in d.rows("robustness"):
         drop = estimate(row, "drop", "drop_low", "drop_high")
         ece = estimate(row, "ece", "ece_low", "ece_high")
-        cells = _written(estimate(row)), _written(drop) if drop.computed else "", _written(ece) if ece.computed else ""
+        cells = [_written(estimate(row)), *(_written(e) if e.computed else "" for e in (drop, ece))]
         place = (row["modality"], row["corruption"], _number(row["severity"], 0), d.metric_name(row["metric"]))
-        body.append((*place, *cells))
-    return limited(("Modality", "Corruption", "Severity", "Metric", "Value", "Drop", "ECE"), body, {2, 4, 5, 6})
+        body.append((*place, *cells, _number(row["ece_floor"])))
+    head = ("Modality", "Corruption", "Severity", "Metric", "Value", "Drop", "ECE", "ECE by chance")
+    if not _any(d.rows("robustness"), "ece_floor"):
+        head, body = head[:-1], [row[:-1] for row in body]
+    return limited(head, body, {2, 4, 5, 6, 7})
 
 
 def robustness_summary(d: Decisions, compact: bool = True) -> Table:

@@ -378,9 +378,11 @@ def summary(s: Semantics) -> str:
     for (a, b), rows in s.differences("across").items():
         kinds = s.kinds(rows)
         counts = [f"{len(kinds[side])} to {m}" for side, m in (("a", a), ("b", b)) if side in kinds]
-        if counts and len(s.differences("across")) <= 3:
+        pairs = len(s.differences("across"))
+        if counts and pairs <= 3:
             of = count(len({row["concept"] for row in rows}), "concept")
-            parts.append(f"Of {of}, special at some level: {listing(counts)}.")
+            between = f"Between {a} and {b}, of" if pairs > 1 else "Of"
+            parts.append(f"{between} {of}, special at some level: {listing(counts)}.")
     rows = s.rows("collaboration")
     if any(math.isfinite(row["difference"]) for row in rows):
         parts.append(verdict(rows))

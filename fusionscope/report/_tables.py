@@ -116,8 +116,12 @@ def recovery(view: View) -> list[dict[str, Any]]:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {said}" for k, v in value.items() if (said := _plain(v)))
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -125,7 +129,8 @@ def facts(view: View) -> list[tuple[str, str]]:
     """Return what was run, as pairs of a name and a value."""
     model, data = view.section("model"), view.section("data")
     parameters, versions, wall = view.section("parameters"), view.section("versions"), view.section("wall_s")
-    known = ("fill", "empty", "metric")
+    known = ("fill", "empty", "metric", "measures", "kinds")
+    others = (f"{k.replace('_', ' ')} {said}" for k, v in parameters.items() if k not in known and (said := _plain(v)))
     size = number(model.get("parameters"))
     forwards = view.manifest.get("forwards")
     pairs = [
@@ -135,11 +140,13 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Samples", _join(data.get("samples"), f"{data['batches']} batches" if data.get("batches") else "")),
         ("Data fingerprint", data.get("fingerprint")),
         ("Modalities", ", ".join(view.modalities)),
+        ("Kinds of their values", _plain(parameters.get("kinds"))),
         ("Task", _join(view.manifest.get("task"), f"{len(view.classes)} classes" if view.classes else "")),
         ("Metric", parameters.get("metric")),
         ("Fill-in of absent modalities", parameters.get("fill")),
         ("V(∅), none present", parameters.get("empty")),
-        ("Other parameters", "; ".join(f"{k} {_plain(v)}" for k, v in parameters.items() if k not in known)),
+        ("Measures", _plain(parameters.get("measures"))),
+        ("Other parameters", "; ".join(others)),
         ("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
         ("Wall time", ", ".join(f"{k} {num(number(v), 1)} s" for k, v in wall.items())),
         ("Forward passes", _join(*_counted(forwards))),

@@ -50,8 +50,8 @@ def chart() -> Any:
     return alt.Chart(alt.NamedData("rows"))
 
 
-def filled(spec: dict[str, Any], rows: list[dict[str, Any]], **titles: str | list[Any]) -> dict[str, Any]:
-    """Return a copy of a specification with its rows, and ``@name`` replaced by a title wherever it stands.
+def filled(spec: dict[str, Any], rows: list[dict[str, Any]], **titles: str | float | list[Any]) -> dict[str, Any]:
+    """Return a copy of a specification with its rows, and ``@name`` replaced by a title or number wherever it stands.
 
     A list takes the place of ``["@name"]``, such as the domain of a scale.
 

@@ -30,14 +30,15 @@ COLUMNS = {
     "removal": "subset n_present metric value low high drop drop_low drop_high reason",
     "recovery": "concept planted modality expected best_tap epsilon2 null_high encoded agrees",
     "coalitions": "metric concept subset n_present value low high reason",
-    "contribution": "metric concept modality shapley low high share share_low share_high alone last p q hurts reason",
+    "contribution": "metric concept modality shapley low high share share_low share_high alone last "
+    "last_low last_high p q hurts reason",
     "cooperation": "metric kind subset value low high reason",
     "perceptual": "metric modality kind value sd low high repeats reason",
     "samples": "sample group label predicted modality effect worse donors p q hurts valuation reason",
-    "information": "modality_a modality_b level tap_a tap_b about estimator atom value shuffled shuffled_high "
+    "information": "modality_a modality_b level level_a tap_a tap_b about estimator atom value shuffled shuffled_high "
     "corrected low high gap samples bins reason",
     "robustness": "modality corruption severity metric value low high drop drop_low drop_high ece ece_low ece_high "
-    "reason",
+    "ece_floor reason",
     "robustness_summary": "modality corruption relative relative_low relative_high effective corruption_error "
     "relative_corruption_error baseline reason",
     "imbalance": "measure modality value low high reason",
@@ -157,6 +158,10 @@ class View:
         if table is None:
             return pd.DataFrame(columns=columns)
         return table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)])
+
+    def holds(self, name: str, column: str) -> bool:
+        """Return whether a table has a column."""
+        return column in getattr(self._tables.get(name), "columns", ())
 
     def section(self, name: str) -> dict[str, Any]:
         """Return a part of the manifest that is a dictionary, empty where it is absent."""
