@@ -17,7 +17,7 @@ from fusionscope.dissection._task import Task
 from fusionscope.measures.functional import benjamini_hochberg, mean_test
 
 TESTED = 8  # one sample in so many is tested
-DRAWN = 12
+DRAWN = 6
 
 
 class Valuation:
@@ -38,7 +38,7 @@ class Valuation:
         self.task = task
         self.spread: Tensor | None = None
         self.rows: list[dict[str, Any]] = []
-        self.drawn: dict[str, list[tuple[bool, float, int, Batch]]] = {m: [] for m in modalities}
+        self.drawn: dict[str, list[tuple[float, float, int, Batch]]] = {m: [] for m in modalities}
         self.failed: dict[str, str] = {}
 
     def feed(self, step: Step) -> None:
@@ -106,9 +106,7 @@ class Valuation:
             return
         kept = self.drawn[modality]
         one = batch.take(torch.tensor([row]))
-        kept.append(
-            (said["p"] > self.alpha, said["effect"], said["sample"], one.map(lambda t: t.detach().cpu().clone()))
-        )
+        kept.append((said["p"], said["effect"], said["sample"], one.map(lambda t: t.detach().cpu().clone())))
         kept.sort(key=lambda entry: entry[:3])
         del kept[DRAWN:]
 

@@ -160,14 +160,16 @@ def _samples(table: pd.DataFrame, modalities: list[str]) -> list[str]:
 
 def _information(table: pd.DataFrame) -> list[str]:
     lines = []
-    last = table[(table["about"] == "label") & ~table["modality_b"].str.contains("+", regex=False)]
-    last = last[last["level_a"] == last["level_a"].max()]
-    for (a, b), rows in last.groupby(["modality_a", "modality_b"], sort=False):
+    first = table[(table["about"] == "label") & ~table["modality_b"].str.contains("+", regex=False)]
+    level = first["level_a"].min()
+    first = first[first["level_a"] == level]
+    where = "inputs" if level < 0 else f"level {level}"
+    for (a, b), rows in first.groupby(["modality_a", "modality_b"], sort=False):
         values = {row.atom: row for row in rows.itertuples()}
         names = {"R": "redundancy", "U_a": f"only {a}", "U_b": f"only {b}", "S": "synergy"}
         known = [(name, values[atom]) for atom, name in names.items() if atom in values and pd.notna(values[atom].low)]
         shown = ", ".join(f"{name} {row.low:+.2f} to {row.high:+.2f}" for name, row in known)
-        lines.append(f"  information  {a} ~ {b} about the label, last level, bits: {shown or 'not computed'}")
+        lines.append(f"  information  {a} ~ {b} about the label, {where}, bits: {shown or 'not computed'}")
     return lines
 
 
