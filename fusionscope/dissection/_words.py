@@ -47,10 +47,17 @@ def _short(spec: str) -> str:
 
 def _removal(table: pd.DataFrame, modalities: list[str]) -> list[str]:
     whole = table[table["n_present"] == len(modalities)].iloc[0]
-    lines = [f"  removal      {whole['metric']} {whole['value']:.3f} with all modalities"]
+    known = pd.notna(whole["value"])
+    value = f"{whole['value']:.3f} with all modalities" if known else f"not computed ({whole['reason']})"
+    lines = [f"  removal      {whole['metric']} {value}"]
     for modality in modalities:
         rest = "+".join(m for m in modalities if m != modality)
-        row = table[table["subset"] == rest].iloc[0]
+        found = table[table["subset"] == rest]
+        if found.empty or pd.isna(found["value"].iloc[0]):
+            why = "not scored" if found.empty else f"not computed ({found['reason'].iloc[0]})"
+            lines += [f"               without {modality} {why}"] if known else []
+            continue
+        row = found.iloc[0]
         interval = "" if pd.isna(row["drop_low"]) else f" [{row['drop_low']:+.3f}, {row['drop_high']:+.3f}]"
         lines.append(f"               without {modality} {row['value']:.3f}, a drop of {row['drop']:+.3f}{interval}")
     return lines
