@@ -18,6 +18,7 @@ from fusionscope.dissection._fill import Fill, fill_in
 from fusionscope.dissection._head import Head
 from fusionscope.dissection._perceptual import Perception
 from fusionscope.dissection._pictures import pictures
+from fusionscope.dissection._ranks import gathered
 from fusionscope.dissection._reuse import Reuse
 from fusionscope.dissection._robustness import Baseline, Sweep
 from fusionscope.dissection._sources import Source
@@ -70,7 +71,8 @@ class Decisions:
         self.coalitions: dict[str, CoalitionTable] = {}
         self.valuation = self.perception = self.additive = self.sweep = self.head = None
         self.metric, self.empty = "", ""
-        self.still = set(main.modalities)
+        self.replaced: set[str] = set()
+        self.moved: set[str] = set()
         wanted = set(measures)
         self.wanted = wanted & {*GAMES, "valuation", "perceptual", "emap", "robustness"}
         if task.kind == "none" and self.wanted:
@@ -97,7 +99,7 @@ class Decisions:
             if any(call.batch_coupled for call in found.calls):
                 self.notes.append("valuation: samples of a batch influence each other in this model, so none is valued")
             else:
-                self.valuation = Valuation(task, names, donors=DONORS, **common)
+                self.valuation = Valuation(task, names, first.target, donors=DONORS, **common)
         if "perceptual" in wanted:
             self.perception = Perception(names, task.kind, score, **common)
         if "emap" in wanted and len(names) > 1:
@@ -105,7 +107,7 @@ class Decisions:
         if "robustness" in wanted:
             self.sweep = Sweep(task, score, first, kinds, baseline, **common)
         if "imbalance" in wanted and task.kind == "classification":
-            self.head = Head(main, **common)
+            self.head = Head(main, first, **common)
 
     def keeping(self) -> AbstractContextManager[None]:
         """While it is open, the unchanged forward keeps what later forwards reuse."""
@@ -147,8 +149,10 @@ class Decisions:
                     for table in self.coalitions.values():
                         table.fail(subset, reason)
                     continue
-                if len(absent) == 1 and absent[0] in self.still and not torch.equal(output, step.prediction):
-                    self.still.discard(absent[0])
+                if len(absent) == 1:
+                    self.replaced.add(absent[0])
+                    if absent[0] not in self.moved and not torch.equal(output, step.prediction):
+                        self.moved.add(absent[0])
             for table in self.coalitions.values():
                 table.update(subset, output, step.batch.target, step.batch.group, step.ids)
 
@@ -177,7 +181,7 @@ class Decisions:
             found |= self.sweep.tables()
         if "imbalance" in self.wanted and results:
             found["imbalance"] = pd.DataFrame([*self._imbalance(results[self.metric]), *probes])
-        self.notes += self.reuse.notes
+        self.notes += dict.fromkeys(gathered(self.reuse.notes))
         return found, arrays
 
     def _games(self, results: Mapping[str, RemovalResult]) -> dict[str, pd.DataFrame]:
@@ -194,7 +198,8 @@ class Decisions:
                 (r for one in results.values() for r in cooperations(one).rows), names
             )
             shares, note = found["contribution"], "no output changed when it was replaced: ignored, or constant here"
-            unmoved = shares["modality"].isin(self.still)
+            still = set(gathered(sorted(self.replaced))) - set(gathered(sorted(self.moved)))
+            unmoved = shares["modality"].isin(still)
             shares.loc[unmoved, "reason"] = [f"{note}; {r}" if r else note for r in shares.loc[unmoved, "reason"]]
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 from fusionscope.batch import Batch, unwrap
 from fusionscope.dissection._fill import fill_in
+from fusionscope.dissection._ranks import gathered
+from fusionscope.dissection._reuse import Version
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._step import Step, attempt
 from fusionscope.measures import PairedScores, resolve_score
@@ -20,11 +24,12 @@ class Head:
     from the columns of one modality (OGM-GE, arXiv 2203.15332; for M > 2 against the mean of the others).
 
     The head is the linear layer whose output is the prediction; which of its inputs belongs to which modality is found
-    by replacing each modality in the first batch. ``reason`` says why there is no ratio.
+    by replacing each modality in the first batch of all (on every rank the same one). ``reason`` says why there is no
+    ratio.
     """
 
-    def __init__(self, main: Source, *, alpha: float, seed: int) -> None:
-        self.main, self.seed = main, seed
+    def __init__(self, main: Source, first: Batch, *, alpha: float, seed: int) -> None:
+        self.main, self.first, self.seed = main, first, seed
         self.layer: nn.Linear | None = None
         self.parts: dict[str, Tensor] = {}
         self.reason = ""
@@ -36,19 +41,31 @@ class Head:
         """Split the logits of one batch."""
         if not self.begun:
             self.begun = True
-            self.reason = self._find(step)
+            self.reason = self._begin(step)
         if self.reason or self.layer is None:
             return
-        features, _ = _passing(step, self.layer, step.batch)
+        features, _ = _passing(step, self.layer, step.batch, step.real())
+        if features.ndim != 2:
+            self.reason = "the last linear layer is not called in every batch"
+            return
         bias = 0.0 if self.layer.bias is None else self.layer.bias / len(self.parts)
         for modality, columns in self.parts.items():
             logits = features[:, columns] @ self.layer.weight[:, columns].T + bias
             self.table.update(modality, logits, step.batch.target, step.batch.group, step.ids)
 
+    def _begin(self, step: Step) -> str:
+        """Find the head in the first batch of all, of which nothing is kept for reuse."""
+        first = self.first.to(step.prediction.device)
+        prediction, reason = attempt(lambda: step.predict(first, dict.fromkeys(self.main.modalities)))
+        if prediction is None:
+            return reason
+        return self._find(replace(step, batch=first, index=0, start=0, prediction=prediction))
+
     def _find(self, step: Step) -> str:
+        anew = dict.fromkeys(self.main.modalities)
         for module in unwrap(self.main.model).modules():
             if isinstance(module, nn.Linear) and module.out_features == step.prediction.shape[1]:
-                features, output = _passing(step, module, step.batch)
+                features, output = _passing(step, module, step.batch, anew)
                 if output.shape == step.prediction.shape and torch.equal(output, step.prediction):
                     self.layer = module
                     return self._split(step, module, features)
@@ -58,7 +75,7 @@ class Head:
         moved = {}
         for modality in self.main.modalities:
             filled = fill_in(step.batch, [modality], "resample", seed=self.seed, index=step.index)
-            found, reason = attempt(lambda b=filled, m=modality: _passing(step, layer, b, m)[0])
+            found, reason = attempt(lambda b=filled: _passing(step, layer, b, dict.fromkeys(self.main.modalities))[0])
             if found is None:
                 return reason
             moved[modality] = (found != features).any(0)
@@ -75,8 +92,11 @@ class Head:
         """Return a row per modality."""
         names = self.main.modalities
         nan = float("nan")
-        if self.reason or not self.begun or len(names) < 2:
-            reason = self.reason or "there is one modality only"
+        # All ranks have to agree before the table is computed together; one without a batch knows no reason.
+        reasons = gathered([self.reason] if self.begun else [])
+        reason = next(filter(None, reasons), "" if reasons else "no batch was seen")
+        reason = reason or ("there is one modality only" if len(names) < 2 else "")
+        if reason:
             return [{"modality": m, "value": nan, "low": nan, "high": nan, "reason": reason} for m in names]
         found = self.table.compute()
         rows = []
@@ -97,12 +117,16 @@ def _share(output: Tensor, target: Tensor) -> Tensor:
     return torch.where(target >= 0, picked, torch.nan)
 
 
-def _passing(step: Step, layer: nn.Linear, batch: Batch, *changed: str) -> tuple[Tensor, Tensor]:
+def _passing(step: Step, layer: nn.Linear, batch: Batch, versions: Mapping[str, Version]) -> tuple[Tensor, Tensor]:
     """Input and output of a layer's last call; without entries if it is not called."""
     seen: list[tuple[Tensor, Tensor]] = []
-    handle = layer.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+
+    def look(module: nn.Module, args: tuple, keywords: dict[str, Any], output: Tensor) -> None:
+        seen.append((args[0] if args else keywords["input"], output))
+
+    handle = layer.register_forward_hook(look, with_kwargs=True)
     try:
-        step.predict(batch, step.real(*changed))
+        step.predict(batch, versions)
     finally:
         handle.remove()
-    return seen[-1] if seen else (torch.zeros(0, 0), torch.zeros(0))
+    return seen[-1] if seen else (torch.zeros(0), torch.zeros(0))

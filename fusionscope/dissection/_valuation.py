@@ -29,14 +29,16 @@ class Valuation:
     controlled over all tests (Benjamini and Hochberg on inverse e-values).
 
     The probability of the truth is that of the label (dense: mean over places; several labels: mean over labels); of a
-    number the likelihood ``exp(-(y - ŷ)²/(2 var y))`` relative to its peak. ``effect = log(own) - log(mean of
-    others)``, in nats.
+    number the likelihood ``exp(-(y - ŷ)²/(2 var y))`` relative to its peak, ``var y`` of the first batch of all.
+    ``effect = log(own) - log(mean of others)``, in nats.
     """
 
-    def __init__(self, task: Task, modalities: tuple[str, ...], *, donors: int, alpha: float, seed: int) -> None:
+    def __init__(
+        self, task: Task, modalities: tuple[str, ...], first: Any, *, donors: int, alpha: float, seed: int
+    ) -> None:
         self.modalities, self.donors, self.alpha, self.seed = modalities, donors, alpha, seed
         self.task = task
-        self.spread: Tensor | None = None
+        self.spread = _spread(first) if task.kind == "regression" else torch.ones(1)
         self.rows: list[dict[str, Any]] = []
         self.drawn: dict[str, list[tuple[float, float, int, Batch]]] = {m: [] for m in modalities}
         self.failed: dict[str, str] = {}
@@ -88,9 +90,7 @@ class Valuation:
         """The probability of the truth ``[B]``, in float64."""
         if self.task.kind == "regression":
             y, guess = (t.double().reshape(len(target), -1) for t in (target, prediction))
-            if self.spread is None:
-                self.spread = y.var(0).clamp(min=1e-12)
-            return (-((y - guess) ** 2 / (2 * self.spread)).mean(1)).exp()
+            return (-((y - guess) ** 2 / (2 * self.spread.to(y.device))).mean(1)).exp()
         known = ~target.isnan() if target.is_floating_point() else target >= 0
         if self.task.kind == "multilabel":
             chance = prediction.double().sigmoid()
@@ -123,3 +123,10 @@ class Valuation:
             row |= {"q": float(value), "hurts": bool(value <= self.alpha and row["effect"] < 0)}
         failed = dict(gathered(list(self.failed.items())))
         return rows, drawn, [f"no sample of {m} could be valued: {reason}" for m, reason in failed.items()]
+
+
+def _spread(target: Tensor) -> Tensor:
+    """The variance of each number that is to be told, over the samples where all are known."""
+    y = target.double().reshape(len(target), -1)
+    known = y[~y.isnan().any(1)]
+    return known.var(0).clamp(min=1e-12) if len(known) > 1 else torch.full_like(y[0], torch.nan)

@@ -126,6 +126,9 @@ def test_a_subset_on_which_the_model_raises_is_a_row_with_the_reason() -> None:
     assert removal.drop(bad)["value"].notna().all()
     assert contribution(found)["shapley"].isna().all()
     assert contribution(found)["reason"].str.contains("b must not be empty").all()
+    # It was not replaced in any run, so nothing is known of whether the model ignores it.
+    assert "no output changed" not in contribution(found).loc["b", "reason"]
+    assert "without b not computed (the model raised ValueError: b must not be empty)" in repr(found)
 
 
 def test_nan_on_one_class_spares_the_other_classes() -> None:
@@ -194,6 +197,12 @@ def test_nine_modalities_are_sampled_and_say_so() -> None:
     assert any("sampled subsets" in note for note in found.manifest["messages"])
     share = contribution(found, "loglik")["shapley"]
     assert set(share.nlargest(2).index) == {"m0", "m1"}
+    removal = found.tables["coalitions"].query("concept == ''")
+    alone = dissect(Nine(), [{"inputs": x, "target": label}], "removal", fill="zero").tables["removal"]
+    assert len(alone) == len(removal["subset"].unique())
+    # Not every modality is last in some order, so the table may lack "all but one": said, not stumbled over.
+    found.tables["removal"] = alone[alone["subset"] != "m0+m1+m2+m3+m4+m5+m6+m7"]
+    assert "without m8 not scored" in repr(found)
 
 
 # ------------------------------------------------------------------- other tasks
