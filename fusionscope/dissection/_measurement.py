@@ -14,6 +14,7 @@ from fusionscope.dissection import _tables
 from fusionscope.dissection._decisions import Decisions
 from fusionscope.dissection._features import Features
 from fusionscope.dissection._questions import Questions, concepts, variance
+from fusionscope.dissection._ranks import gathered
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._task import ClassOrder, Task
 from fusionscope.tracing import rng_state, set_rng
@@ -52,8 +53,9 @@ class Measurement:
         self, truth: Mapping[str, Mapping[str, Any]] | None, rows: int, device: torch.device
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Compute everything and lay it out as tidy tables and arrays; ``rows`` per forward of what has yet to run."""
-        if self.alone:
-            self.notes.append(f"{self.alone} samples came alone in a batch of a form of its own and are left out")
+        alone = sum(gathered([self.alone]))
+        if alone:
+            self.notes.append(f"{alone} samples came alone in a batch of a form of its own and are left out")
         sources = self.features.sources
         spots = [(source, tap) for source in sources for tap in source.taps]
         tables: dict[str, Any] = {"taps": _tables.taps(spots)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusionscope.batch import shape
+from fusionscope.dissection._ranks import gathered
 from fusionscope.errors import InputError
 
 
@@ -56,12 +57,13 @@ class ClassOrder:
 
     def notes(self) -> list[str]:
         """Return a warning if a batch holds less than half the classes that a random one of its size would."""
-        if len(self.batches) < 2:
+        batches = gathered(self.batches)
+        if len(batches) < 2:
             return []
-        _, counts = torch.cat(self.batches).unique(return_counts=True)
+        _, counts = torch.cat(batches).unique(return_counts=True)
         share = counts.double() / counts.sum()
-        found = sum(len(batch.unique()) for batch in self.batches) / len(self.batches)
-        wanted = sum(float((1 - (1 - share) ** len(batch)).sum()) for batch in self.batches) / len(self.batches)
+        found = sum(len(batch.unique()) for batch in batches) / len(batches)
+        wanted = sum(float((1 - (1 - share) ** len(batch)).sum()) for batch in batches) / len(batches)
         if found >= wanted / 2:
             return []
         return [
