@@ -164,6 +164,8 @@ def dissect(
         )
     adapter = one_adapter(adapter, modalities)
     rival = Baseline.of(baseline)
+    if rival is not None and "robustness" not in measures:
+        raise InputError("baseline= compares the robustness, which is not measured; name 'robustness' in measures=")
     device = usable(device) if device is not None else device_of(model)
     twice = [name for name in measures if name in TWICE]
     if isinstance(loader, Iterator) and twice:
@@ -254,6 +256,10 @@ def dissect(
             ) as tick:
                 if asked:
                     asked.instrument.tick = tick
+                if rival is not None and rival.data != stream.fingerprint:
+                    run.notes.append(
+                        "the baseline was measured on other data than this model: its robustness is no yardstick here"
+                    )
                 tables, arrays = run.tables(truth, first.size, device)
     end = time.perf_counter()
     manifest = {

@@ -26,6 +26,7 @@ class Baseline:
 
     name: str
     metric: str
+    data: str  # fingerprint
     curves: Mapping[tuple[str, str], list[float]] = field(repr=False)
 
     @classmethod
@@ -47,7 +48,8 @@ class Baseline:
             for m, c in table[["modality", "corruption"]].drop_duplicates().itertuples(index=False)
             if len(rows := table[(table["modality"] == m) & (table["corruption"] == c)])
         }
-        return cls(str(found.manifest["model"]["name"]), str(table["metric"].iloc[0]), curves)
+        data = str(found.manifest["data"]["fingerprint"])
+        return cls(str(found.manifest["model"]["name"]), str(table["metric"].iloc[0]), data, curves)
 
 
 def kinds_of(batch: Batch, given: Mapping[str, str] | None) -> dict[str, str]:
@@ -91,10 +93,14 @@ class Sweep:
         self.statistics = {m: CorruptionStatistics.of(nest, kinds[m]) for m, nest in first.inputs.items()}
         wanted = {m: corruptions(kinds[m]) for m in first.modalities}
         self.pairs = [(m, c) for m, names in wanted.items() for c in names]
-        curves = baseline.curves if baseline is not None and baseline.metric == score.name else None
+        if baseline is not None and baseline.metric != score.name:
+            raise InputError(
+                f"the baseline's robustness is measured by {baseline.metric}, this one by {score.name}; dissect both "
+                f"with the same metric=, or leave baseline= out"
+            )
         ece = resolve_score("ece", task.kind, len(task.classes)) if task.kind in ("classification", "dense") else None
         common: dict[str, Any] = {"alpha": alpha, "seed": seed}
-        named: dict[str, Any] = {"baseline": curves, "baseline_name": baseline.name} if baseline and curves else {}
+        named: dict[str, Any] = {"baseline": baseline.curves, "baseline_name": baseline.name} if baseline else {}
         self.table = Robustness(wanted, score=score, **named, **common)
         self.calibration = Robustness(wanted, score=ece, **common) if ece is not None else None
 

@@ -90,7 +90,7 @@ def infer_task(output: Tensor | Callable[[], Tensor], target: Any, classes: Sequ
         note = () if target is None else (f"the target is a {type(target).__name__}, not a tensor: it is not used",)
         return Task("none", tuple(classes or ()), note)
     if target.is_floating_point() and not _flags(target):
-        return Task("regression")
+        return Task("regression", (), _binary(target))
     output = output if isinstance(output, Tensor) else output()
     if _flags(target) and output.shape == target.shape and output.is_floating_point():
         return _multilabel(target, classes)
@@ -133,6 +133,17 @@ def _flags(target: Tensor) -> bool:
         return False
     known = target[~target.isnan()] if target.is_floating_point() else target[target >= 0]
     return bool(known.numel()) and bool(((known == 0) | (known == 1)).all())
+
+
+def _binary(target: Tensor) -> tuple[str, ...]:
+    """A note on numbers that look like two classes."""
+    known = target[~target.isnan()]
+    if target.numel() > len(target) or known.unique().tolist() != [0.0, 1.0]:
+        return ()
+    return (
+        "the target holds the real numbers 0 and 1 only and is scored as a regression; if they are two classes, give "
+        "integers [B]: target.long().flatten()",
+    )
 
 
 def _multilabel(target: Tensor, classes: Sequence[str] | None) -> Task:

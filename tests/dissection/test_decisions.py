@@ -255,6 +255,13 @@ def test_robustness_against_a_baseline() -> None:
     assert math.isfinite(table.loc[("a", "mean"), "corruption_error"])
     assert found.manifest["parameters"]["kinds"] == dict.fromkeys(NAMES, "vector")
     assert table.loc[("b", "conflict"), "relative"] == 1.0  # the first rule does not look at b
+    other = dissect(Known("first"), planted("first", 1, 192), "robustness", baseline=rival)
+    assert any("the baseline was measured on other data" in note for note in other.manifest["messages"])
+    assert not any("other data" in note for note in found.manifest["messages"])
+    with pytest.raises(InputError, match="name 'robustness' in measures"):
+        dissect(Known("first"), data, "removal", baseline=rival)
+    with pytest.raises(InputError, match="measured by accuracy, this one by loglik"):
+        dissect(Known("first"), data, "robustness", baseline=rival, metric="loglik")
     with pytest.raises(InputError, match="no robustness curves"):
         dissect(Known("first"), data, "robustness", baseline=dissect(Known("first"), data, "removal"))
     with pytest.raises(InputError, match="unknown kind 'picture' of a.*"):

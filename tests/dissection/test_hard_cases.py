@@ -99,6 +99,9 @@ def test_forms_of_logits() -> None:
     flags = torch.tensor([0, 1, 1])
     for scores in (flags * 2.0 - 1, (flags * 2.0 - 1)[:, None]):
         assert torch.equal(infer_task(scores, flags).prediction(scores, flags).argmax(1), flags)
+    (note,) = infer_task(flags[:, None].float(), flags[:, None].float()).notes
+    assert "scored as a regression; if they are two classes" in note
+    assert infer_task(torch.zeros(3), torch.tensor([0.0, 0.5, 1.0])).notes == ()
     with pytest.raises(InputError, match="squeeze the target's axis of size 1"):
         infer_task(torch.zeros(7, 3, 5, 5), torch.zeros(7, 1, 5, 5, dtype=torch.long).repeat(1, 1, 1, 1)[:, :, None])
     with pytest.raises(InputError, match="mark what is to be ignored with a negative label"):

@@ -142,6 +142,9 @@ def test_perceptual_score_by_hand():
     assert pickle.loads(pickle.dumps(score)).sd == score.sd
     with pytest.raises(InputError, match="one or more permutations"):
         perceptual_score(0.8, [])
+    for wrong in ((0.8, "half"), ([0.8, 0.9], 0.4), (0.8, 0.4, "all")):
+        with pytest.raises(InputError, match="expected numbers"):
+            perceptual_score(*wrong)
 
 
 @pytest.mark.parametrize("seed", range(20))

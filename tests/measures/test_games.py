@@ -210,6 +210,8 @@ def test_wrong_games():
         shapley({(): 0, ("a",): 1, ("a", "b"): 1})
     with pytest.raises(InputError, match="expected sets of modalities as keys, got 'ab'"):
         shapley({"ab": 1})
+    with pytest.raises(InputError, match="expected numbers"):
+        shapley({frozenset(): 0.0, frozenset("a"): "one"})
     with pytest.raises(InputError, match="twice"):
         shapley({("a", "b"): 1, ("b", "a"): 1})
     with pytest.raises(InputError, match="one shape"):

@@ -303,6 +303,8 @@ def sample_valuation(correct: Mapping[Any, Any]) -> dict[Any, Array]:
 
 def _stacked(values: Mapping[Any, Any]) -> tuple[list[Any], Any]:
     """Return the modalities, and V of all subsets in the order of their bit masks."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"expected a dict {{frozenset of modalities: value}}, got a {type(values).__name__}")
     table: dict[frozenset, Any] = {}
     for key, value in values.items():
         if isinstance(key, str) or not isinstance(key, Iterable):
@@ -327,7 +329,10 @@ def _stacked(values: Mapping[Any, Any]) -> tuple[list[Any], Any]:
         if len({row.shape for row in rows}) == 1:
             return names, torch.stack(rows)
     elif len({np.shape(row) for row in rows}) == 1:
-        return names, np.stack([np.asarray(row, dtype=np.float64) for row in rows])
+        try:
+            return names, np.stack([np.asarray(row, dtype=np.float64) for row in rows])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected numbers or arrays of numbers as values: {error}") from None
     raise InputError(f"expected values of one shape, got {[tuple(np.shape(row)) for row in rows]}")
 
 

@@ -48,17 +48,20 @@ def perceptual_score(value: Any, permuted: Any, normaliser: Any = None) -> Perce
         P as a number with ``.sd`` (over repeats) and ``.repeats``, without unit; NaN where Z is 0.
 
     Raises:
-        InputError: no repeat.
+        InputError: no repeat, or what is no number.
 
     >>> score = perceptual_score(0.8, [0.4, 0.6])
     >>> round(score, 3), round(score.sd, 3)
     (0.375, 0.177)
     """
-    scores = np.atleast_1d(np.asarray(permuted, dtype=np.float64))
+    try:
+        scores = np.atleast_1d(np.asarray(permuted, dtype=np.float64))
+        value, Z = float(value), float(value if normaliser is None else normaliser)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected numbers: V, the V_r of the permutations and perhaps Z; {error}") from None
     if scores.ndim != 1 or not len(scores):
         raise InputError(f"expected the score of one or more permutations, got shape {np.shape(permuted)}")
-    Z = float(value if normaliser is None else normaliser)
-    lost = (float(value) - scores) / (Z if Z else np.nan)
+    lost = (value - scores) / (Z if Z else np.nan)
     sd = float(lost.std(ddof=1)) if len(lost) > 1 else float("nan")
     return Perceptual(float(lost.mean()), sd, len(lost))
 
