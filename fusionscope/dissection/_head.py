@@ -24,14 +24,15 @@ class Head:
     from the columns of one modality (OGM-GE, arXiv 2203.15332; for M > 2 against the mean of the others).
 
     The head is the linear layer whose output is the prediction; which of its inputs belongs to which modality is found
-    by replacing each modality in the first batch of all (on every rank the same one). ``reason`` says why there is no
-    ratio.
+    by replacing each modality in the first batch of all (on every rank the same one), and again for inputs that were
+    constant there (a dead ReLU) and are not in a later batch. ``reason`` says why there is no ratio.
     """
 
     def __init__(self, main: Source, first: Batch, *, alpha: float, seed: int) -> None:
         self.main, self.first, self.seed = main, first, seed
         self.layer: nn.Linear | None = None
-        self.parts: dict[str, Tensor] = {}
+        self.owner = torch.zeros(0, dtype=torch.int64)  # of each input the modality's place, -1 where it has not moved
+        self.still = torch.zeros(0)  # the inputs of the first sample, what those hold that have not moved
         self.reason = ""
         self.begun = False
         score = resolve_score(_share, "classification")
@@ -48,8 +49,14 @@ class Head:
         if features.ndim != 2:
             self.reason = "the last linear layer is not called in every batch"
             return
-        bias = 0.0 if self.layer.bias is None else self.layer.bias / len(self.parts)
-        for modality, columns in self.parts.items():
+        if ((self.owner < 0) & (features != self.still).any(0)).any():
+            self.reason = self._split(step, self.layer, features)
+            if self.reason:
+                return
+        names = self.main.modalities
+        bias = 0.0 if self.layer.bias is None else self.layer.bias / len(names)
+        for place, modality in enumerate(names):
+            columns = self.owner == place
             logits = features[:, columns] @ self.layer.weight[:, columns].T + bias
             self.table.update(modality, logits, step.batch.target, step.batch.group, step.ids)
 
@@ -72,20 +79,27 @@ class Head:
         return "the prediction is not the output of one linear layer"
 
     def _split(self, step: Step, layer: nn.Linear, features: Tensor) -> str:
-        moved = {}
-        for modality in self.main.modalities:
+        """Find the modality of each input that moves in this batch, and say why there is none."""
+        if features.ndim != 2:
+            return "the last linear layer is called for several places of a sample"
+        if not len(self.owner):
+            self.owner = torch.full_like(features[0], -1, dtype=torch.int64)
+            self.still = features[0].clone()
+        names = self.main.modalities
+        for place, modality in enumerate(names):
             filled = fill_in(step.batch, [modality], "resample", seed=self.seed, index=step.index)
-            found, reason = attempt(lambda b=filled: _passing(step, layer, b, dict.fromkeys(self.main.modalities))[0])
+            found, reason = attempt(lambda b=filled: _passing(step, layer, b, dict.fromkeys(names))[0])
             if found is None:
                 return reason
-            moved[modality] = (found != features).any(0)
-        every = torch.stack(list(moved.values()))
-        if features.ndim != 2 or (every.sum(0) > 1).any():
-            return "the inputs of the last linear layer mix the modalities, so the logits cannot be split by modality"
-        for modality, columns in moved.items():
-            if not columns.any():
+            moved = (found != features).any(0)
+            if (moved & (self.owner >= 0) & (self.owner != place)).any():
+                return (
+                    "the inputs of the last linear layer mix the modalities, so the logits cannot be split by modality"
+                )
+            self.owner[moved] = place
+        for place, modality in enumerate(names):
+            if not (self.owner == place).any():
                 return f"no input of the last linear layer depends on {modality} alone"
-        self.parts = {modality: columns.nonzero().flatten() for modality, columns in moved.items()}
         return ""
 
     def ratios(self) -> list[dict[str, Any]]:
