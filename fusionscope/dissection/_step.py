@@ -13,6 +13,7 @@ from fusionscope.batch import Batch
 from fusionscope.dissection._reuse import Reuse, Version
 from fusionscope.dissection._sources import Source
 from fusionscope.dissection._task import Task
+from fusionscope.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def attempt(make: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
     """Return what ``make`` gives, or None and what was raised, in one line."""
     try:
         return make(), ""
+    except InputError as error:  # ours, of a fill-in or a corruption that does not fit; it says how to mend it
+        return None, str(error)
     except Exception as error:
         said = str(error).strip().split("\n")[0][:160]
         return None, f"the model raised {type(error).__name__}: {said}" if said else f"it raised {type(error).__name__}"

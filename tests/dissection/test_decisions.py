@@ -205,6 +205,49 @@ def test_nine_modalities_are_sampled_and_say_so() -> None:
     assert "without m8 not scored" in repr(found)
 
 
+def test_discrepancy_ratio_counts_inputs_of_the_head_that_were_dead_in_the_first_batch() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.a, self.b = nn.Linear(3, 5), nn.Sequential(nn.Linear(2, 7), nn.ReLU())
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.head(torch.cat([self.a(a), self.b(b)], 1))
+
+    model, generator = Late().eval(), torch.Generator().manual_seed(2)
+    data = []
+    for scale in (0.05, 5.0, 5.0):
+        a, b = torch.randn(23, 3, generator=generator), scale * torch.randn(23, 2, generator=generator)
+        data.append({"a": a, "b": b, "label": torch.randint(0, 3, (23,), generator=generator)})
+    with torch.no_grad():
+        alive = [model.b(batch["b"]).any(0) for batch in data]
+        assert (alive[1] & ~alive[0]).any(), "no unit is dead in the first batch only"
+        told = torch.zeros(2)
+        for batch in data:
+            W, bias = model.head.weight, model.head.bias / 2
+            parts = model.a(batch["a"]) @ W[:, :5].T + bias, model.b(batch["b"]) @ W[:, 5:].T + bias
+            told += torch.stack([x.softmax(1).gather(1, batch["label"][:, None]).sum() for x in parts])
+    table = dissect(model, data, "imbalance").tables["imbalance"].set_index(["measure", "modality"])
+    assert table.loc[("discrepancy ratio", "a"), "value"] == pytest.approx(float(told[0] / told[1]), abs=1e-6)
+    assert table.loc[("discrepancy ratio", "b"), "value"] == pytest.approx(float(told[1] / told[0]), abs=1e-6)
+
+
+def test_a_fill_in_that_does_not_fit_says_so_itself() -> None:
+    found = dissect(Known("first"), planted("first", 0, 64), "removal", fill=lambda name, values, batch: values[:, :1])
+    assert found.tables["removal"].set_index("subset").loc["a+b", "reason"].startswith("the model raised")
+    model = nn.Module()
+    model.embed, model.head = nn.EmbeddingBag(11, 3), nn.Linear(6, 2)
+    model.see = nn.Linear(2, 3)
+    model.forward = lambda text, image: model.head(torch.cat([model.embed(text), model.see(image)], 1))
+    ids = torch.arange(35).view(7, 5) % 11
+    data = [{"text": ids, "image": torch.randn(7, 2), "label": torch.arange(7) % 2}]
+    reason = dissect(model, data, "removal", fill="mean").tables["removal"].set_index("subset").loc["image", "reason"]
+    assert reason.startswith("fill-in 'mean' needs real-valued inputs")
+    assert "use fill='resample'" in reason
+
+
 # ------------------------------------------------------------------- other tasks
 
 
