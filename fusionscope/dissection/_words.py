@@ -186,7 +186,6 @@ def _robustness(tables: dict[str, pd.DataFrame], modalities: list[str]) -> list[
     hardest = table[(table["severity"] == 5) & table["drop"].notna()].sort_values("drop", ascending=False)
     for modality in modalities:
         for row in hardest[hardest["modality"] == modality].head(1).itertuples():
-            lines.append(
-                f"  robustness   {modality}: {row.corruption} costs most, a drop of {row.drop:+.3f} at severity 5"
-            )
+            drop = _number(row.drop, row.drop_low, row.drop_high)
+            lines.append(f"  robustness   {modality}: {row.corruption} costs most at severity 5, a drop of {drop}")
     return lines

@@ -298,6 +298,7 @@ def test_robustness_against_a_baseline() -> None:
     assert math.isfinite(table.loc[("a", "mean"), "corruption_error"])
     assert found.manifest["parameters"]["kinds"] == dict.fromkeys(NAMES, "vector")
     assert table.loc[("b", "conflict"), "relative"] == 1.0  # the first rule does not look at b
+    assert "costs most at severity 5, a drop of +0.000 [+0.000, +0.000]" in repr(found)
     other = dissect(Known("first"), planted("first", 1, 192), "robustness", baseline=rival)
     assert any("the baseline was measured on other data" in note for note in other.manifest["messages"])
     assert not any("other data" in note for note in found.manifest["messages"])
