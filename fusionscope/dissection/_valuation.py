@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,8 @@ class Valuation:
 
     The probability of the truth is that of the label (dense: mean over places; several labels: mean over labels); of a
     number the likelihood ``exp(-(y - ŷ)²/(2 var y))`` relative to its peak, ``var y`` of the first batch of all.
-    ``effect = log(own) - log(mean of others)``, in nats.
+    ``effect = log(own) - log(mean of others)``, in nats; all in logarithms, since a sure model gives the truth a
+    probability that no number holds.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Valuation:
         self.rows: list[dict[str, Any]] = []
         self.drawn: dict[str, list[tuple[float, float, int, Batch]]] = {m: [] for m in modalities}
         self.failed: dict[str, str] = {}
+        if not self.spread.isfinite().any():
+            self.failed = dict.fromkeys(modalities, "the target does not vary in the first batch")
 
     def feed(self, step: Step) -> None:
         """Test the samples of one batch."""
@@ -66,9 +70,10 @@ class Valuation:
             self.failed[modality] = reason
             return
         values = found.view(len(rows), count)
-        worse = (values > own[rows, None]).sum(1)
-        effect = own[rows].log() - values.mean(1).log()
-        p = mean_test(values.cpu().numpy(), own[rows].cpu().numpy())
+        gain = values - own[rows, None]
+        worse = (gain > 0).sum(1)
+        effect = math.log(count) - gain.logsumexp(1)
+        p = mean_test(gain.exp().cpu().numpy(), np.ones(len(rows)))
         for i, row in enumerate(rows.tolist()):
             said = step.about(row) | {
                 "sample": step.start + row,
@@ -87,19 +92,17 @@ class Valuation:
             yield self._truth(step.predict(part, dict.fromkeys(self.modalities)), part.target)
 
     def _truth(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The probability of the truth ``[B]``, in float64."""
+        """The logarithm of the probability of the truth ``[B]``, in float64."""
         if self.task.kind == "regression":
             y, guess = (t.double().reshape(len(target), -1) for t in (target, prediction))
-            return (-((y - guess) ** 2 / (2 * self.spread.to(y.device))).mean(1)).exp()
+            return -((y - guess) ** 2 / (2 * self.spread.to(y.device))).mean(1)
         known = ~target.isnan() if target.is_floating_point() else target >= 0
         if self.task.kind == "multilabel":
-            chance = prediction.double().sigmoid()
-            chance = torch.where(target == 1, chance, 1 - chance)
+            logs = torch.nn.functional.logsigmoid(torch.where(target == 1, prediction, -prediction).double())
         else:
-            logs = prediction.float().log_softmax(1)
-            chance = logs.gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1).double().exp()
-        chance, known = (t.reshape(len(target), -1) for t in (chance.where(known, 0.0), known))
-        return chance.sum(1) / known.sum(1)
+            logs = prediction.double().log_softmax(1).gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)
+        logs, known = (t.reshape(len(target), -1) for t in (logs.where(known, -torch.inf), known))
+        return logs.logsumexp(1) - known.sum(1).double().log()
 
     def _keep(self, modality: str, said: Mapping[str, Any], batch: Batch, row: int) -> None:
         if not np.isfinite(said["effect"]):
@@ -126,7 +129,8 @@ class Valuation:
 
 
 def _spread(target: Tensor) -> Tensor:
-    """The variance of each number that is to be told, over the samples where all are known."""
+    """The variance of each number that is to be told, over the samples where all are known; inf where it is 0."""
     y = target.double().reshape(len(target), -1)
     known = y[~y.isnan().any(1)]
-    return known.var(0).clamp(min=1e-12) if len(known) > 1 else torch.full_like(y[0], torch.nan)
+    spread = known.var(0) if len(known) > 1 else torch.zeros_like(y[0])
+    return spread.where(spread > 0, torch.inf)

@@ -251,6 +251,31 @@ def test_a_fill_in_that_does_not_fit_says_so_itself() -> None:
 # ------------------------------------------------------------------- other tasks
 
 
+def test_samples_are_valued_however_sure_the_model_is() -> None:
+    """A probability below 1e-308 gave an effect of -inf or NaN without a reason."""
+    data = planted("copy", 3, 192)
+    data[0]["inputs"]["b"][:5] *= -5
+    effects = [
+        dissect(Known("copy", sharpness), data, "valuation").tables["samples"].dropna(subset=["p"])["effect"]
+        for sharpness in (4.0, 4e3)
+    ]
+    assert np.isfinite(effects[1]).all()
+    assert effects[1].min() == pytest.approx(1e3 * effects[0].min(), rel=0.1)
+
+    class Far(Known):
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            return 1e3 + a[:, 0] + b[:, 0]
+
+    numbers = [{"inputs": batch["inputs"], "target": batch["inputs"]["a"][:, 0]} for batch in data]
+    table = dissect(Far("copy"), numbers, "valuation").tables["samples"]
+    assert np.isfinite(table["effect"]).all()
+    for batch in numbers:
+        batch["target"] = torch.full((64,), 1.5)
+    found = dissect(Far("copy"), numbers, "valuation")
+    assert not len(found.tables["samples"])
+    assert any("the target does not vary" in note for note in found.manifest["messages"])
+
+
 def test_several_labels_per_sample_and_regression() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(96, 3, generator=generator), torch.randn(96, 3, generator=generator)
