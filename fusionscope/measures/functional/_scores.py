@@ -174,7 +174,7 @@ def _labelled(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _right(logits: Tensor, labels: Tensor) -> Float64[Tensor, "B places"]:
-    return (logits.argmax(1) == labels).double()
+    return (logits.max(1).indices == labels).double()
 
 
 def _likelihood(logits: Tensor, labels: Tensor) -> Float64[Tensor, "B places"]:
@@ -211,7 +211,7 @@ def _confusion(output: Tensor, target: Tensor, classes: int) -> Float64[Tensor, 
         raise InputError(f"expected {classes} outputs, one per class, got {logits.shape[1]}; give classes= accordingly")
     counted = labels >= 0
     sample = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
-    cell = (sample * classes + labels) * classes + logits.argmax(1)
+    cell = (sample * classes + labels) * classes + logits.max(1).indices
     table = torch.bincount(cell[counted], minlength=len(labels) * classes**2).view(-1, classes**2)
     return table.double().masked_fill(bad[:, None], torch.nan)
 
