@@ -43,6 +43,8 @@ Measure what each modality contributes, where modalities agree and differ; write
 Examples:
   fusionscope dissect runs/demo
   fusionscope dissect runs/demo --split val --fill zero --out zero-fill
+  fusionscope dissect runs/demo --measures all --kinds depth=depth --out runs/demo/everything
+  fusionscope dissect runs/mine --measures robustness --baseline runs/demo/everything
   fusionscope train --data scenes --out runs/twins --solo --copies 1 --checkpoints 4 && fusionscope dissect runs/twins
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data digits --out d"""
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fusionscope._nest import shape, tensors
@@ -53,15 +54,15 @@ def modality_kind(name: str, values: Any) -> str:
     """Return which kind of modality ``values`` are, judged by their axes, their type and the modality's name.
 
     =========================== =====================================================================
-    floating ``[B, C, H, W]``   "image"; "depth" if the name has a word such as depth, disparity, dem, dsm, elevation,
-                                range or lidar; "audio" (a spectrogram ``[B, C, F, T]``) if C is 1 or 2 and it has one
+    ``[B, C, H, W]``            floating or uint8: "image"; "depth" if the name has a word such as depth, disparity,
+                                dem, dsm, elevation, range or lidar; "audio" (a spectrogram ``[B, C, F, T]``) if C is 1 or 2 and it has one
                                 such as audio, sound, speech, voice, acoustic, wave, wav, mel or spectrogram
     ``[B, T, C, H, W]``         "video"
     ``[B, 1, samples]``         "audio" (a waveform); two channels too if the name says so
     ``[B, T, C]``               "sequence"
     ``[B, samples]``            "audio" if the name says so and there are 2,000 samples or more
     ``[B, C]``, any other       "vector"
-    integers only               "tokens"
+    other integers only         "tokens"
     =========================== =====================================================================
 
     Of a nest, the floating tensors with the most axes decide. A part of the name may go on after a word
@@ -111,9 +112,13 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+def _pixels(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.uint8 and tensor.ndim >= 4
+
+
 def corruptible(values: Any) -> dict[str, Tensor]:
-    """Return the tensors that a corruption changes, by path: the floating ones with the most axes."""
-    floating = [(path, tensor) for path, tensor in tensors(values) if tensor.is_floating_point()]
+    """Return the tensors that a corruption changes, by path: floating ones and bytes of pixels, with the most axes."""
+    floating = [(path, tensor) for path, tensor in tensors(values) if tensor.is_floating_point() or _pixels(tensor)]
     most = max((tensor.ndim for _, tensor in floating), default=0)
     return {path: tensor for path, tensor in floating if tensor.ndim == most}
 

@@ -156,8 +156,8 @@ def corrupt(
 
     Sources: (a) ImageNet-C and (b) CIFAR-10-C, Hendrycks & Dietterich 2019, arXiv 1903.12261, where brightness is
     raised in HSV; (c) ours; (d) the levels of Aurora-2, Hirsch & Pearce 2000. Shares and shifts are rounded up to whole
-    places. All but ``conflict`` change the floating tensors with the most axes; masks, lengths and integers stay; NaN
-    stays NaN.
+    places. All but ``conflict`` change the floating tensors (and bytes of pixels) with the most axes; masks, lengths
+    and other integers stay; NaN stays NaN.
 
     Few numbers per sample are drawn on the CPU and are the same on every device; noise is drawn on the values' own
     device, so that it differs between kinds of devices. Half precision is damaged in float32 and cast back.
@@ -235,7 +235,7 @@ def _damaged(
 ) -> Tensor:
     how = FORMS[form.form][corruption]
     whole = standard(tensor, form)
-    wide = whole.float() if tensor.dtype in (torch.float16, torch.bfloat16) else whole
+    wide = whole.float() if tensor.dtype in (torch.float16, torch.bfloat16, torch.uint8) else whole
     mean = scale_of(statistics, path, wide, form.channel).mean
     known = wide.isfinite()
     x, channel, frames = torch.where(known, wide, mean), form.channel, 1
@@ -247,7 +247,9 @@ def _damaged(
     draws = Draws(seed, len(tensor), tensor.device, frames)
     y = how.apply(x, how.levels[severity - 1], draws, scale_of(statistics, path, x, channel))
     y = y.movedim(1, form.time) if how.along_time else y.reshape(wide.shape)
-    return torch.where(known, y, wide).to(tensor.dtype).reshape(tensor.shape)
+    y = torch.where(known, y, wide)
+    y = y.round().clamp(0, 255) if tensor.dtype == torch.uint8 else y
+    return y.to(tensor.dtype).reshape(tensor.shape)
 
 
 def _conflict(values: Any, share: float, seed: int) -> Any:

@@ -139,7 +139,7 @@ class Information:
                 found = probe_accuracy(features, labels, result.groups, seed=self.seed, alpha=self.alpha)
                 values = found.accuracy, found.low, found.high
                 kind = "probe solo" if source.name else "probe joint"
-                rows.append(_row(kind, tap.modality, *values, found.reason))
+                rows.append(_row(kind, tap.modality, *values, found.reason) | {"chance": found.chance})
                 if not source.name:
                     joint[tap.modality] = found
                 elif tap.modality in joint:
@@ -159,7 +159,8 @@ def input_features(batch: Batch, modality: str, task: Task) -> Tensor | None:
 
     Images and sequences wider than 2,048 are averaged over blocks of places or steps.
     """
-    floating = [t for _, t in tensors(batch.inputs[modality]) if t.is_floating_point() and t.ndim > 1]
+    found = [t for _, t in tensors(batch.inputs[modality]) if t.ndim > 1]
+    floating = [t for t in found if t.is_floating_point() or (t.dtype == torch.uint8 and t.ndim > 3)]
     if not floating:
         return None
     values = floating[0].float()

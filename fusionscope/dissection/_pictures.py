@@ -27,7 +27,7 @@ def pictures(drawn: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -
 
 
 def _picture(nest: Any, kind: str) -> np.ndarray | None:
-    values = next((t for _, t in tensors(nest) if t.is_floating_point() and t.ndim), None)
+    values = next((t for _, t in tensors(nest) if t.ndim > 2 or (t.is_floating_point() and t.ndim)), None)
     if values is None or kind == "tokens":
         return None
     values = values.detach().float().cpu()

@@ -225,10 +225,18 @@ def harm_in_samples(d: Decisions) -> list[str]:
         return [f"For no tested sample is a modality shown to be worse than not knowing it. {control}"]
     each = [(m, sum(row["modality"] == m for row in hurt)) for m in d.view.modalities]
     told = listing([f"{m} for {count(n, 'sample')}" for m, n in each if n])
-    return [
+    said = [
         f"Worse than not knowing it: {told}. There the truth gets more probability with other samples' values, on "
         f"average, than with its own. {control}"
     ]
+    worth = d.contributions(d.contributing[0]) if d.contributing else {}
+    idle = [m for m, n in each if n and m in worth and worth[m].has_interval and worth[m].low <= 0 <= worth[m].high]
+    if idle:
+        said.append(
+            f"What {listing(idle)} contributes over all is not told from zero: a modality that moves the answer "
+            "without telling anything is worse than not knowing it on some samples, and better on others."
+        )
+    return said
 
 
 # --- imbalance ---

@@ -271,3 +271,13 @@ def test_what_cannot_be_done_is_said():
         corrupt(x, "noise", 1, kind="image", statistics=CorruptionStatistics.of(x[:, :1], "image"))
     with pytest.raises(InputError, match="holds no tensor"):
         modality_kind("text", ["a", "b"])
+
+
+def test_bytes_of_pixels_are_images_and_stay_bytes() -> None:
+    pixels = torch.randint(0, 256, (5, 3, 11, 13), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert modality_kind("rgb", pixels) == "image"
+    assert modality_kind("ids", torch.zeros(5, 7, dtype=torch.uint8)) == "tokens"
+    for name in corruptions("image"):
+        damaged = corrupt(pixels, name, 4, kind="image", seed=1)
+        assert damaged.dtype == torch.uint8
+        assert not torch.equal(damaged, pixels)

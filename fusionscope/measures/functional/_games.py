@@ -185,7 +185,7 @@ def shape_scores(values: Mapping[Any, Any]) -> ShapeShares:
             majority class of the training labels.
 
     Returns:
-        Shares of Z; NaN where Z is 0.
+        Shares of Z, which mean something where Z is above 0; NaN where Z is 0.
 
     Raises:
         InputError: a subset is missing, or more than 10 modalities.
