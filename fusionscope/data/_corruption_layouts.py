@@ -55,8 +55,9 @@ def modality_kind(name: str, values: Any) -> str:
 
     =========================== =====================================================================
     ``[B, C, H, W]``            floating or uint8: "image"; "depth" if the name has a word such as depth, disparity,
-                                dem, dsm, elevation, range or lidar; "audio" (a spectrogram ``[B, C, F, T]``) if C is 1 or 2 and it has one
-                                such as audio, sound, speech, voice, acoustic, wave, wav, mel or spectrogram
+                                dem, dsm, elevation, range or lidar; "audio" (a spectrogram ``[B, C, F, T]``) if C is
+                                1 or 2 and it has one such as audio, sound, speech, voice, acoustic, wave, wav, mel or
+                                spectrogram
     ``[B, T, C, H, W]``         "video"
     ``[B, 1, samples]``         "audio" (a waveform); two channels too if the name says so
     ``[B, T, C]``               "sequence"
