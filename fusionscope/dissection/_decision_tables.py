@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fusionscope.measures import EmapResult, RemovalResult, contributions, valuations
@@ -93,16 +94,17 @@ def alone(result: RemovalResult) -> list[dict[str, Any]]:
     return rows
 
 
-def valued(result: RemovalResult) -> list[dict[str, Any]]:
-    """One entry per sample and modality: the sample-level valuation, in units of modalities."""
+def valued(result: RemovalResult) -> pd.DataFrame:
+    """One row per sample and modality: the sample-level valuation, in units of modalities."""
     found = valuations(result)
-    rows = []
-    for i, sample in enumerate(found.sample.tolist()):
-        group = "" if found.group is None else str(found.group[i])
-        for m, modality in enumerate(found.modalities):
-            value = float(found.values[m, i])
-            rows.append({"sample": sample, "group": group, "modality": modality, "valuation": value})
-    return rows
+    M = len(found.modalities)
+    columns: dict[str, Any] = {
+        "sample": np.repeat(found.sample, M),
+        "modality": np.tile(found.modalities, len(found.sample)),
+    }
+    if found.group is not None:
+        columns["group"] = np.repeat(found.group, M).astype(str)
+    return pd.DataFrame(columns | {"valuation": found.values.T.ravel()})
 
 
 def emap(found: Iterable[tuple[str, EmapResult | str]], metric: str) -> pd.DataFrame:
@@ -121,23 +123,17 @@ def emap(found: Iterable[tuple[str, EmapResult | str]], metric: str) -> pd.DataF
     return pd.DataFrame(rows, columns=["metric", "kind", "subset", "value", "low", "high", "reason"])
 
 
-def samples(tested: Sequence[dict[str, Any]], values: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def samples(tested: pd.DataFrame, values: pd.DataFrame | None) -> pd.DataFrame:
     """One row per sample and modality that has a valuation or was tested."""
-    nan = float("nan")
-    empty = {
-        "label": "",
-        "predicted": "",
-        "effect": nan,
-        "worse": nan,
-        "donors": nan,
-        "p": nan,
-        "q": nan,
-        "hurts": False,
-        "valuation": nan,
-    }
-    rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in (*values, *tested):
-        key = (row["sample"], row["modality"])
-        rows[key] = {**empty, "reason": "", **rows.get(key, {}), **row}
-    table = pd.DataFrame([rows[key] for key in sorted(rows)], columns=SAMPLES)
-    return table.astype({"effect": float, "worse": float, "donors": float, "p": float, "q": float, "valuation": float})
+    table = tested
+    if values is not None:
+        both = ["sample", "modality"]
+        table = values.merge(table, "outer", both, suffixes=("", "_of_test"))
+        if "group_of_test" in table:
+            table["group"] = table.pop("group_of_test").where(table["group"].isna(), table["group"])
+    for name in ("group", "label", "predicted", "reason"):
+        table[name] = table[name].fillna("").astype(str) if name in table else ""
+    for name in ("effect", "worse", "donors", "p", "q", "valuation"):
+        table[name] = table[name].astype(float) if name in table else float("nan")
+    table["hurts"] = table["hurts"].eq(True)
+    return table[SAMPLES].astype({"sample": "int64"}).sort_values("sample", kind="stable", ignore_index=True)

@@ -91,7 +91,8 @@ class Decisions:
             self.notes.append(f"{len(names)} modalities: V(S) of {len(self.subsets)} sampled subsets, not of all")
         if wanted & set(GAMES):
             given = prior if chosen == "majority" else None
-            for one in {score.name: score, smooth.name: smooth}.values():
+            both = wanted & {"contribution"}
+            for one in {score.name: score, **({smooth.name: smooth} if both else {})}.values():
                 self.coalitions[one.name] = CoalitionTable(
                     names, score=one, empty=chosen, prior=given, permutations=orders, **common
                 )
@@ -203,10 +204,10 @@ class Decisions:
             shares.loc[unmoved, "reason"] = [f"{note}; {r}" if r else note for r in shares.loc[unmoved, "reason"]]
         return found
 
-    def _valued(self, results: Mapping[str, RemovalResult]) -> list[dict[str, Any]]:
+    def _valued(self, results: Mapping[str, RemovalResult]) -> pd.DataFrame | None:
         """The sample-level valuation of every sample, where the outputs are classes."""
         if self.task.kind != "classification" or "accuracy" not in results:
-            return []
+            return None
         return tables_of.valued(results["accuracy"])
 
     def _imbalance(self, result: RemovalResult) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ LEVELS = 3
 WIDEST = 2048
 INPUT = "input/"
 SHUFFLES = 20
+KEPT, PROBED = 4096, 2048  # samples
 BIASED = 0.25  # of what a label can tell
 QUANTILES = 5
 Side = tuple[str, ...]
@@ -65,6 +66,7 @@ class Information:
             estimator=decomposition,
             shuffles=SHUFFLES if decomposition == "cvx" else 0,
             classes=len(task.classes),
+            samples=KEPT if self.pairs else PROBED,
             alpha=alpha,
             seed=seed,
             workers=max(torch.get_num_threads(), 1),

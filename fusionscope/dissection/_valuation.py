@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from fusionscope.measures.functional import benjamini_hochberg, mean_test
 
 TESTED = 8  # one sample in so many is tested
 DRAWN = 6
+ABOUT = ("group", "label", "predicted")
+MEASURED = ("sample", "effect", "worse", "p", "modality", "donors")
 
 
 class Valuation:
@@ -41,7 +43,7 @@ class Valuation:
         self.modalities, self.donors, self.alpha, self.seed = modalities, donors, alpha, seed
         self.task = task
         self.spread = _spread(first) if task.kind == "regression" else torch.ones(1)
-        self.rows: list[dict[str, Any]] = []
+        self.found: list[dict[str, Any]] = []
         self.drawn: dict[str, list[tuple[float, float, int, Batch]]] = {m: [] for m in modalities}
         self.failed: dict[str, str] = {}
         if not self.spread.isfinite().any():
@@ -74,17 +76,12 @@ class Valuation:
         worse = (gain > 0).sum(1)
         effect = math.log(count) - gain.logsumexp(1)
         p = mean_test(gain.exp().cpu().numpy(), np.ones(len(rows)))
-        for i, row in enumerate(rows.tolist()):
-            said = step.about(row) | {
-                "sample": step.start + row,
-                "modality": modality,
-                "effect": float(effect[i]),
-                "worse": int(worse[i]),
-                "donors": count,
-                "p": float(p[i]),
-            }
-            self.rows.append(said)
-            self._keep(modality, said, step.batch, row)
+        sample, effect = step.start + rows.cpu().numpy(), effect.cpu().numpy()
+        about = {name: np.array([step.about(row)[name] for row in rows.tolist()]) for name in ABOUT}
+        numbers = {"sample": sample, "effect": effect, "worse": worse.cpu().numpy(), "p": p}
+        self.found.append(about | numbers | {"modality": modality, "donors": count})
+        for row, key in zip(rows.tolist(), zip(p.tolist(), effect.tolist(), sample.tolist(), strict=True), strict=True):
+            self._keep(modality, key, step.batch, row)
 
     def _chunks(self, step: Step, asked: Batch) -> Any:
         for at in torch.arange(asked.size).split(step.batch.size):
@@ -104,28 +101,28 @@ class Valuation:
         logs, known = (t.reshape(len(target), -1) for t in (logs.where(known, -torch.inf), known))
         return logs.logsumexp(1) - known.sum(1).double().log()
 
-    def _keep(self, modality: str, said: Mapping[str, Any], batch: Batch, row: int) -> None:
-        if not np.isfinite(said["effect"]):
-            return
+    def _keep(self, modality: str, key: tuple[float, float, int], batch: Batch, row: int) -> None:
         kept = self.drawn[modality]
+        if not np.isfinite(key[1]) or (len(kept) == DRAWN and key > kept[-1][:3]):
+            return
         one = batch.take(torch.tensor([row]))
-        kept.append((said["p"], said["effect"], said["sample"], one.map(lambda t: t.detach().cpu().clone())))
+        kept.append((*key, one.map(lambda t: t.detach().cpu().clone())))
         kept.sort(key=lambda entry: entry[:3])
         del kept[DRAWN:]
 
-    def results(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], list[str]]:
+    def results(self) -> tuple[pd.DataFrame, dict[str, dict[str, Any]], list[str]]:
         """Return the tested samples of all ranks with their q, inputs to draw by sample, and notes."""
-        rows = sorted(gathered(self.rows), key=lambda row: (row["sample"], self.modalities.index(row["modality"])))
+        parts = [pd.DataFrame(part) for part in gathered(self.found)]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*ABOUT, *MEASURED])
         drawn: dict[str, dict[str, Any]] = {}
         for modality in self.modalities:
             best = sorted(gathered(self.drawn[modality]), key=lambda entry: entry[:3])[:DRAWN]
             for _, _, sample, one in best:
                 drawn[str(sample)] = {m: map_tensors(lambda t: t[0], nest) for m, nest in one.inputs.items()}
-        q = benjamini_hochberg(np.array([row["p"] for row in rows]))
-        for row, value in zip(rows, q, strict=True):
-            row |= {"q": float(value), "hurts": bool(value <= self.alpha and row["effect"] < 0)}
+        table["q"] = benjamini_hochberg(table["p"].to_numpy(dtype=np.float64))
+        table["hurts"] = (table["q"] <= self.alpha) & (table["effect"] < 0)
         failed = dict(gathered(list(self.failed.items())))
-        return rows, drawn, [f"no sample of {m} could be valued: {reason}" for m, reason in failed.items()]
+        return table, drawn, [f"no sample of {m} could be valued: {reason}" for m, reason in failed.items()]
 
 
 def _spread(target: Tensor) -> Tensor:

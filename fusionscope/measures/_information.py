@@ -227,6 +227,7 @@ class Broja(Subsample):
 
     def compute(self) -> InformationResult:
         """Return every decomposition; what cannot be decomposed has a reason."""
+        self._halves.clear()  # the result looks at the rows
         samples, batches = (int(v) for v in self.tally)
         columns = [c.cpu().numpy() for c in self.vectors.split(self.widths.tolist(), 1)]
         features = dict(zip(self.taps, columns, strict=False))

@@ -26,6 +26,7 @@ class Subsample(Combining):
 
     def _start(self, columns: int, samples: int) -> None:
         self.samples = samples
+        self._halves: dict[str, tuple[Tensor | None, Tensor | None]] = {}  # of a part: in use, to be filled next
         self.add_state("limit", torch.tensor([samples]), "sum")
         self.add_state("keys", torch.zeros(0, dtype=torch.int64), "sum")
         self.add_state("vectors", torch.zeros(0, 0, dtype=torch.float64), "sum")
@@ -50,10 +51,23 @@ class Subsample(Combining):
                 self.vectors = torch.zeros(0, int(widths.sum()), dtype=torch.float64, device=self.device)
             check_widths(names, self.widths, widths)
             new = [torch.cat(sides, 1), *(other.to(self.device) for other in others)]
-            whole = [torch.cat([getattr(self, name), part]) for name, part in zip(self.parts, new, strict=True)]
-            self.keys, kept = smallest(torch.cat([self.keys, keys]), whole, self.samples)
-            for name, part in zip(self.parts, kept, strict=True):
-                setattr(self, name, part)
+            rows = torch.arange(len(self.keys) + len(keys), device=self.device)
+            self.keys, (order,) = smallest(torch.cat([self.keys, keys]), [rows], self.samples)
+            for name, part in zip(self.parts, new, strict=True):
+                setattr(self, name, self._refilled(name, part, order))
+
+    def _refilled(self, name: str, new: Tensor, order: Tensor) -> Tensor:
+        """Return the kept rows, in one of two buffers of full size: growing tensors would leave memory in pieces."""
+        old, shape = getattr(self, name), (self.samples, *new.shape[1:])
+        at, target = self._halves.get(name, (None, None))
+        if target is None or target.shape != shape or target.dtype != new.dtype or target.device != new.device:
+            target = new.new_empty(shape)
+        known = order < len(old)
+        kept = target[: len(order)]
+        kept[known] = old[order[known]]
+        kept[~known] = new[order[~known] - len(old)]
+        self._halves[name] = (target, at if at is not None and at.data_ptr() == old.data_ptr() else None)
+        return kept
 
     @classmethod
     def _combine(cls, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
