@@ -161,6 +161,7 @@ class Decisions:
         self, rows: int, device: torch.device, probes: list[dict[str, Any]]
     ) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
         """Compute everything and lay it out; ``rows`` per forward of what still has to run."""
+        self._share_reasons()
         names, found = self.main.modalities, {}
         arrays: dict[str, np.ndarray] = {}
         results = {metric: table.compute() for metric, table in self.coalitions.items()}
@@ -184,6 +185,15 @@ class Decisions:
             found["imbalance"] = pd.DataFrame([*self._imbalance(results[self.metric]), *probes])
         self.notes += dict.fromkeys(gathered(self.reuse.notes))
         return found, arrays
+
+    def _share_reasons(self) -> None:
+        """Tell every rank why conditions failed on another one."""
+        sweep = [] if self.sweep is None else [self.sweep.table, self.sweep.calibration]
+        others = [one.table for one in (self.perception, self.head) if one is not None]
+        for table in (*self.coalitions.values(), *others, *sweep):
+            if table is not None:
+                for reasons in gathered([table.reasons]):
+                    table.reasons = reasons | table.reasons
 
     def _games(self, results: Mapping[str, RemovalResult]) -> dict[str, pd.DataFrame]:
         names, main = self.main.modalities, results[self.metric]

@@ -28,8 +28,18 @@ class Late(nn.Module):
         return out if out.shape[1] > 1 else out[:, 0]
 
 
+class Fussy(Late):
+    """Raises where the first sample has another ``a`` than its own, in the one batch that is marked."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        if float(b[0, 0]) == 77.0 and float(a[0, 0]) != 99.0:
+            raise ValueError("that is not my a")
+        return super().forward(a, b)
+
+
 def case(name: str) -> tuple[nn.Module, list[Any]]:
-    """A model and its batches: ``lone`` leaves one rank without a batch, ``odd`` gives rank 1 a constant modality."""
+    """A model and its batches: ``lone`` leaves a rank without one, ``odd`` gives rank 1 a constant modality, on
+    ``fussy`` the model raises on rank 1 only."""
     torch.manual_seed(3)
     batches = [
         {"a": torch.randn(11, 3), "b": torch.randn(11, 2), "label": torch.randint(0, 3, (11,))}
@@ -37,6 +47,9 @@ def case(name: str) -> tuple[nn.Module, list[Any]]:
     ]
     if name == "odd":
         batches[1]["b"] = torch.full_like(batches[1]["b"], -9.0)
+    if name == "fussy":
+        batches[1]["a"][0, 0], batches[1]["b"][0, 0] = 99.0, 77.0
+        return Fussy(3), batches
     if name == "regression":
         for scale, batch in enumerate(batches, 1):
             batch["label"] = scale * torch.randn(11)
@@ -44,11 +57,11 @@ def case(name: str) -> tuple[nn.Module, list[Any]]:
 
 
 def measured(name: str) -> fs.Dissection:
-    measures = ("contribution", "valuation", "imbalance")
+    measures = ("contribution",) if name == "fussy" else ("contribution", "valuation", "imbalance")
     return fs.dissect(*case(name), measures=measures, progress=False)
 
 
-CASES = ("lone", "odd", "regression")
+CASES = ("lone", "odd", "regression", "fussy")
 
 
 def worker(rank: int, store: str, folder: str) -> None:
@@ -77,6 +90,9 @@ def test_two_ranks_give_the_tables_of_one(name: str, two_ranks: Path) -> None:
         for table, expected in whole.tables.items():
             pd.testing.assert_frame_equal(found.tables[table], expected, rtol=0, atol=1e-9)
         assert found.manifest["messages"] == whole.manifest["messages"]
+    if name == "fussy":
+        assert whole.tables["contribution"]["reason"].str.contains("that is not my a").any()
+        return
     ratio = whole.tables["imbalance"].set_index("measure")
     if name != "regression":
         assert ratio.loc["discrepancy ratio", "value"].notna().all()

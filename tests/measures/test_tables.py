@@ -56,6 +56,14 @@ def test_loglik_in_nats():
     assert value("loglik", p.log() + 7, torch.tensor([0, -1])) == pytest.approx(math.log(0.5))
 
 
+def test_numbers_that_are_nan_are_left_out():
+    y, guess = torch.tensor([1.0, 2, float("nan"), 4]), torch.tensor([1.0, 3, 9, 4])
+    known = ~y.isnan()
+    for name in ("r2", "neg_mse"):
+        assert value(name, guess, y, "regression") == pytest.approx(value(name, guess[known], y[known], "regression"))
+    assert math.isnan(value("r2", torch.where(known, torch.nan, guess), torch.ones(4), "regression"))
+
+
 def test_r2_by_hand():
     y = torch.tensor([1.0, 2, 3, 4])
     assert value("r2", torch.tensor([1.0, 2, 3, 5]), y, "regression") == pytest.approx(1 - 1 / 5)

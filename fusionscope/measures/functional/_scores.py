@@ -64,7 +64,7 @@ def resolve_score(score: Any, task: str, classes: int = 0) -> Score:
       intervals, which allow for that and may begin below 0.
     - a function ``f(output, target) -> [B]``: its mean over samples.
 
-    Labels below 0 (and labels that are NaN) are ignored. A score is better when higher, but for ``ece``.
+    Labels below 0, and labels and numbers that are NaN, are ignored. A score is better when higher, but for ``ece``.
 
     Args:
         score: as above.
@@ -235,8 +235,10 @@ def _residuals(output: Tensor, target: Tensor) -> Float64[Tensor, "B K4"]:
     if output.numel() != target.numel() or len(output) != len(target):
         raise InputError(f"expected predictions shaped like targets {tuple(target.shape)}, got {tuple(output.shape)}")
     y, guess = target.detach().double().reshape(len(target), -1), output.detach().double().reshape(len(target), -1)
-    bad = ~(guess.isfinite() & y.isfinite())
-    return torch.cat([torch.ones_like(y), y, y**2, (y - guess) ** 2], 1).masked_fill(bad.repeat(1, 4), torch.nan)
+    known = ~y.isnan()
+    y, error = torch.where(known, y, 0.0), torch.where(known, y - guess, 0.0)
+    bad = known & ~(guess.isfinite() & y.isfinite())
+    return torch.cat([known.double(), y, y**2, error**2], 1).masked_fill(bad.repeat(1, 4), torch.nan)
 
 
 def _r2_of_each(sums: Float64[Array, "*more K4"]) -> tuple[Array, Array]:
