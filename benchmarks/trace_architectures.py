@@ -2,9 +2,10 @@
 
     python benchmarks/trace_architectures.py [--check] [--print]
 
-Builds the small random-weight models of ``tests/tracing/architectures.py`` from their configurations, traces each and
-writes one line per model into ``docs/tracing.md``, between the markers. ``--check`` writes nothing and fails where the
-table there is another one; ``--print`` writes nothing either. Needs ``transformers``; run from the repository root.
+Builds the small random-weight models of ``tests/tracing/architecture_models.py`` from their configurations, traces
+each and writes one line per model into ``docs/tracing.md``, between the markers. ``--check`` writes nothing and fails
+where the table there is another one; ``--print`` writes nothing either. Needs ``transformers``; run from the repository
+root.
 """
 
 from __future__ import annotations

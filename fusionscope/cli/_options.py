@@ -7,23 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import tyro
 
-Measure = Literal[
-    "all",
-    "similarity",
-    "selectivity",
-    "semantics",
-    "units",
-    "removal",
-    "contribution",
-    "valuation",
-    "imbalance",
-    "information",
-    "robustness",
-    "perceptual",
-    "emap",
-    "detectors",
-    "pairwise",
-]
+from fusionscope.dissection import MEASURES, Measure
 
 
 class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,16 +27,7 @@ class DissectOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Folder for the tables (default: RUN/dissection)."""
     report: str = ""
     """Path of the HTML report (default: beside the tables: RUN/report.html, or OUT.html)."""
-    measures: tuple[Measure, ...] = (
-        "similarity",
-        "selectivity",
-        "semantics",
-        "units",
-        "removal",
-        "contribution",
-        "valuation",
-        "imbalance",
-    )
+    measures: tuple[Measure | Literal["all"], ...] = MEASURES
     """Instruments to run; all = every one. Only when named: information, robustness, perceptual and emap (they run the
     model many times more, or solve many programmes), detectors and pairwise."""
     decomposition: Literal["cvx", "batch"] = "cvx"

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from fusionscope.dissection._dissection import check_folder as check_folder
     from fusionscope.dissection._dissection import load as load
     from fusionscope.dissection._fill import fill_in as fill_in
+    from fusionscope.dissection._names import MEASURES as MEASURES
+    from fusionscope.dissection._names import Measure as Measure
     from fusionscope.dissection._ranks import launched as launched
     from fusionscope.dissection._ranks import place as place
 
 _exports = {
     "Dissection": "_dissection",
+    "MEASURES": "_names",
+    "Measure": "_names",
     "check_folder": "_dissection",
     "dissect": "_dissect",
     "fill_in": "_fill",

@@ -22,6 +22,7 @@ from fusionscope.dissection._dissection import SCHEMA, Dissection
 from fusionscope.dissection._features import Concepts, Features
 from fusionscope.dissection._fill import Fill, check_fill
 from fusionscope.dissection._measurement import Measurement
+from fusionscope.dissection._names import MEASURES, OPTIONAL
 from fusionscope.dissection._progress import progress_bar
 from fusionscope.dissection._ranks import place, same_batches
 from fusionscope.dissection._robustness import Baseline, kinds_of
@@ -37,8 +38,6 @@ from fusionscope.tracing import (
     trace,
 )
 
-MEASURES = ("similarity", "selectivity", "semantics", "units", "removal", "contribution", "valuation", "imbalance")
-OPTIONAL = ("information", "robustness", "perceptual", "emap", "detectors", "pairwise")
 TWICE = ("semantics", "units", "detectors")
 TRACED = 16
 

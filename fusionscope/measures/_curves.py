@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Num, Shaped
-from torch import Tensor
+from jaxtyping import Float64
 
 from fusionscope.errors import InputError
 
@@ -83,21 +82,6 @@ class _CurveMetric(PairedScores):
 
     def _index(self, condition: Any) -> int:
         return super()._index(self._name(condition))
-
-    def update(
-        self,
-        condition: Any,
-        output: Num[Tensor, "B *outputs"],
-        target: Shaped[Tensor, "rows *places"],
-        group: Shaped[Tensor, "members"] | None = None,
-        sample: Shaped[Tensor, "numbers"] | None = None,
-    ) -> None:
-        """Add one batch scored at one level of damage; give every level the same samples in the same order."""
-        self._add(self._index(condition), output, target.to(output.device), group, sample)
-
-    def fail(self, condition: Any, reason: str) -> None:
-        """Note that the model raised at one level: there is no value, for this reason."""
-        self._fail(self._index(condition), reason)
 
     def _numbers(self, curves: Float64[Array, "R1 L"]) -> Float64[Array, "R1"]:
         raise NotImplementedError

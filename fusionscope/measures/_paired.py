@@ -105,7 +105,7 @@ class PairedScores(Instrument):
 
     def update(
         self,
-        condition: str,
+        condition: Any,
         /,
         output: Num[Tensor, "B *outputs"],
         target: Shaped[Tensor, "rows *places"],
@@ -115,7 +115,7 @@ class PairedScores(Instrument):
         """Add one batch scored under ``condition``; give every condition the same samples in the same order."""
         self._add(self._index(condition), output, target.to(output.device), group, sample)
 
-    def fail(self, condition: str, /, reason: str) -> None:
+    def fail(self, condition: Any, /, reason: str) -> None:
         """Note that the model raised under ``condition``: it has no value, for this reason, from now on."""
         self._fail(self._index(condition), reason)
 

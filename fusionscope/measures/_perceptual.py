@@ -95,7 +95,7 @@ class PerceptualScore(PairedScores):
         super().__init__(["as they are", *map(_name, keys)], **settings)
         self.add_state("stayed", torch.zeros(len(self.conditions), dtype=torch.int64), "sum")
 
-    def update(  # ty: ignore
+    def update(
         self,
         condition: Key | None,
         /,
@@ -110,7 +110,7 @@ class PerceptualScore(PairedScores):
         self._add(c, output, target.to(output.device), group, sample)
         self.stayed[c] += stayed
 
-    def fail(self, condition: Key | None, /, reason: str) -> None:  # ty: ignore
+    def fail(self, condition: Key | None, /, reason: str) -> None:
         """Note that the model raised on a run: what needs it has no value, for this reason, from now on."""
         self._fail(self._index(_name(condition)), reason)
 
