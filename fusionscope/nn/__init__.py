@@ -1,4 +1,4 @@
-"""Parts (encoders, fuses, heads) and the models made of them."""
+"""Parts (encoders, norms, exchanges, calibration, fuses, heads), models made of them, and surgery on users' models."""
 
 from __future__ import annotations
 
@@ -17,29 +17,16 @@ if TYPE_CHECKING:
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
 
-__all__ = [
-    "ClipEncoder",
-    "Concat",
-    "DenseHead",
-    "FusionNet",
-    "MapEncoder",
-    "SequenceEncoder",
-    "VectorEncoder",
-    "VectorHead",
-    "build_model",
-]
-
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "ClipEncoder": "_encoders",
-        "Concat": "_fuse",
-        "DenseHead": "_heads",
-        "FusionNet": "_model",
-        "MapEncoder": "_encoders",
-        "SequenceEncoder": "_encoders",
-        "VectorEncoder": "_encoders",
-        "VectorHead": "_heads",
-        "build_model": "_model",
-    },
-)
+_exports = {
+    "ClipEncoder": "_encoders",
+    "Concat": "_fuse",
+    "DenseHead": "_heads",
+    "FusionNet": "_model",
+    "MapEncoder": "_encoders",
+    "SequenceEncoder": "_encoders",
+    "VectorEncoder": "_encoders",
+    "VectorHead": "_heads",
+    "build_model": "_model",
+}
+__getattr__, __dir__ = attach(__name__, _exports)
+__all__ = sorted(_exports)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
+from ._part import check_features, hide, named
+
 
 class Concat(nn.Module):
     """Concatenate the modalities' features along the channel axis, in the order of ``modalities``.
@@ -28,15 +30,13 @@ class Concat(nn.Module):
 
     def __init__(self, modalities: tuple[str, ...], dropout: float = 0.0):
         super().__init__()
-        self.modalities = tuple(modalities)
+        self.modalities = named(modalities, "Concat")
         self.dropout = dropout
 
     def forward(
         self, features: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> Float[Tensor, "b ..."]:
-        missing = [m for m in self.modalities if m not in features]
-        if missing:
-            raise InputError(f"this fuse needs the modalities {list(self.modalities)}; missing: {missing}")
+        check_features(features, self.modalities, "Concat")
         parts = [features[m] for m in self.modalities]
         if len({(x.shape[0], x.shape[2:]) for x in parts}) > 1:
             shapes = ", ".join(f"{m} {tuple(x.shape)}" for m, x in zip(self.modalities, parts, strict=True))
@@ -44,10 +44,7 @@ class Concat(nn.Module):
         keep = [None if present is None else present.get(m) for m in self.modalities]
         if self.training and self.dropout > 0 and len(parts) > 1:
             keep = self._drop(parts[0], keep)
-        parts = [
-            x if k is None else x * k.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-            for x, k in zip(parts, keep, strict=True)
-        ]
+        parts = [x if k is None else hide(x, {"": k}, "") for x, k in zip(parts, keep, strict=True)]
         return torch.cat(parts, dim=1)
 
     def _drop(self, like: Tensor, keep: list[Tensor | None]) -> list[Tensor | None]:

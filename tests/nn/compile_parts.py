@@ -1,0 +1,48 @@
+"""Compile and export every part, without the type checkers of the tests; prints a JSON of failures. Run by a test."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import warnings
+
+import torch
+
+from tests.nn.parts import Case, features, parts, presence
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    failures: dict[str, str] = {}
+    for name, case in parts().items():
+        try:
+            check(case)
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {str(error)[:1500]}"
+    print(json.dumps(failures))
+
+
+def check(case: Case) -> None:
+    torch.manual_seed(0)
+    part = case.build()
+    x, present = features(case), presence(case)
+    for training in (True, False):
+        part.train(training)
+        for arguments in ((x,), (x, present)):
+            plain, fast = copy.deepcopy(part), copy.deepcopy(part)
+            torch.manual_seed(1)
+            expected = plain(*arguments)
+            torch.manual_seed(1)
+            torch._dynamo.reset()
+            got = torch.compile(fast, backend="eager", fullgraph=True)(*arguments)
+            torch.testing.assert_close(got, expected)
+    part.eval()
+    for arguments in ((x,), (x, present)):
+        program = torch.export.export(part, arguments)
+        torch.testing.assert_close(program.module()(*arguments), part(*arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
