@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from ._heads import VectorHead as VectorHead
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
+    from ._resnet import ResNet as ResNet
+    from ._resnet import resnet18 as resnet18
+    from ._resnet import resnet34 as resnet34
+    from ._resnet import resnet50 as resnet50
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
 
 _exports = {
     "ClipEncoder": "_encoders",
@@ -23,10 +29,16 @@ _exports = {
     "DenseHead": "_heads",
     "FusionNet": "_model",
     "MapEncoder": "_encoders",
+    "ResNet": "_resnet",
     "SequenceEncoder": "_encoders",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "build_model": "_model",
+    "resnet101": "_resnet",
+    "resnet152": "_resnet",
+    "resnet18": "_resnet",
+    "resnet34": "_resnet",
+    "resnet50": "_resnet",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
