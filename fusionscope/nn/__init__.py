@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._discriminator import PatchDiscriminator as PatchDiscriminator
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from ._heads import VectorHead as VectorHead
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
+    from ._refine import RefineNet as RefineNet
     from ._resnet import ResNet as ResNet
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
+    from ._segmenter import Segmenter as Segmenter
+    from ._translator import Translator as Translator
+    from ._unet import UNet as UNet
 
 _exports = {
     "ClipEncoder": "_encoders",
@@ -29,8 +34,13 @@ _exports = {
     "DenseHead": "_heads",
     "FusionNet": "_model",
     "MapEncoder": "_encoders",
+    "PatchDiscriminator": "_discriminator",
+    "RefineNet": "_refine",
     "ResNet": "_resnet",
+    "Segmenter": "_segmenter",
     "SequenceEncoder": "_encoders",
+    "Translator": "_translator",
+    "UNet": "_unet",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "build_model": "_model",
