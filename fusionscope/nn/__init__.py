@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from . import functional as functional
+    from ._channel_exchange import ChannelExchange as ChannelExchange
+    from ._consistency import ConsistencySpeciality as ConsistencySpeciality
     from ._discriminator import PatchDiscriminator as PatchDiscriminator
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
@@ -25,16 +28,24 @@ if TYPE_CHECKING:
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
     from ._segmenter import Segmenter as Segmenter
+    from ._shuffle import AsymFusion as AsymFusion
+    from ._shuffle import ChannelShuffle as ChannelShuffle
+    from ._shuffle import PixelShift as PixelShift
     from ._translator import Translator as Translator
     from ._unet import UNet as UNet
 
 _exports = {
+    "AsymFusion": "_shuffle",
+    "ChannelExchange": "_channel_exchange",
+    "ChannelShuffle": "_shuffle",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
+    "ConsistencySpeciality": "_consistency",
     "DenseHead": "_heads",
     "FusionNet": "_model",
     "MapEncoder": "_encoders",
     "PatchDiscriminator": "_discriminator",
+    "PixelShift": "_shuffle",
     "RefineNet": "_refine",
     "ResNet": "_resnet",
     "Segmenter": "_segmenter",
