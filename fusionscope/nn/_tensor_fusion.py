@@ -66,8 +66,8 @@ class LowRankTensorFusion(Pointwise):
     """Tensor fusion followed by a linear map whose weight tensor has low rank, without ever forming the tensor.
 
     ``y = sum_{r<=R} w_r prod_m (F_{m,r} [1; x_m]) + b`` with ``F_{m,r}`` of shape ``(out, C_m + 1)``. The column of the
-    1 is the bias of ``factors[m]``, a linear map to ``R * out`` channels (the rank's index running slower). With R large
-    enough it is any linear map of :class:`TensorFusion`; it costs ``R * out * sum_m (C_m + 1)`` instead of
+    1 is the bias of ``factors[m]``, a linear map to ``R * out`` channels (the rank's index running slower). With R
+    large enough it is any linear map of :class:`TensorFusion`; it costs ``R * out * sum_m (C_m + 1)`` instead of
     ``out * prod_m (C_m + 1)`` weights. Vectors; sequences and maps location by location. An absent modality is
     ``[1; 0]``; a sample without any modality gives zeros.
 
