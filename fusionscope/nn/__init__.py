@@ -8,6 +8,8 @@ from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
     from . import functional as functional
+    from ._attention_fuses import BottleneckAttention as BottleneckAttention
+    from ._attention_fuses import CrossAttention as CrossAttention
     from ._channel_exchange import ChannelExchange as ChannelExchange
     from ._consistency import ConsistencySpeciality as ConsistencySpeciality
     from ._discriminator import PatchDiscriminator as PatchDiscriminator
@@ -15,9 +17,16 @@ if TYPE_CHECKING:
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
     from ._encoders import VectorEncoder as VectorEncoder
+    from ._evidential import Evidential as Evidential
     from ._fuse import Concat as Concat
+    from ._fuse import Mean as Mean
+    from ._fuse import Sum as Sum
+    from ._fuse import SumAndProduct as SumAndProduct
+    from ._gated import Gated as Gated
     from ._heads import DenseHead as DenseHead
     from ._heads import VectorHead as VectorHead
+    from ._late import LateFusion as LateFusion
+    from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
     from ._refine import RefineNet as RefineNet
@@ -31,25 +40,42 @@ if TYPE_CHECKING:
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
+    from ._student import StudentFusion as StudentFusion
+    from ._tensor_fusion import Bilinear as Bilinear
+    from ._tensor_fusion import LowRankTensorFusion as LowRankTensorFusion
+    from ._tensor_fusion import TensorFusion as TensorFusion
     from ._translator import Translator as Translator
     from ._unet import UNet as UNet
 
 _exports = {
     "AsymFusion": "_shuffle",
+    "Bilinear": "_tensor_fusion",
+    "BottleneckAttention": "_attention_fuses",
     "ChannelExchange": "_channel_exchange",
     "ChannelShuffle": "_shuffle",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
     "ConsistencySpeciality": "_consistency",
+    "CrossAttention": "_attention_fuses",
     "DenseHead": "_heads",
+    "Evidential": "_evidential",
     "FusionNet": "_model",
+    "Gated": "_gated",
+    "LateFusion": "_late",
+    "LearnedEnsemble": "_late",
+    "LowRankTensorFusion": "_tensor_fusion",
     "MapEncoder": "_encoders",
+    "Mean": "_fuse",
     "PatchDiscriminator": "_discriminator",
     "PixelShift": "_shuffle",
     "RefineNet": "_refine",
     "ResNet": "_resnet",
     "Segmenter": "_segmenter",
     "SequenceEncoder": "_encoders",
+    "StudentFusion": "_student",
+    "Sum": "_fuse",
+    "SumAndProduct": "_fuse",
+    "TensorFusion": "_tensor_fusion",
     "Translator": "_translator",
     "UNet": "_unet",
     "VectorEncoder": "_encoders",
