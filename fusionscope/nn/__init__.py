@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from ._heads import VectorHead as VectorHead
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
+    from ._norms import ModalityNorm as ModalityNorm
 
 _exports = {
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
     "DenseHead": "_heads",
     "FusionNet": "_model",
+    "ModalityNorm": "_norms",
     "MapEncoder": "_encoders",
     "SequenceEncoder": "_encoders",
     "VectorEncoder": "_encoders",
