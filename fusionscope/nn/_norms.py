@@ -26,6 +26,8 @@ KINDS: dict[type[nn.Module], str] = {
     nn.LayerNorm: "layer",
     nn.GroupNorm: "group",
 }
+_ATTRIBUTES = ("num_features", "num_groups", "num_channels", "normalized_shape", "eps", "momentum")
+_ATTRIBUTES += ("affine", "elementwise_affine", "track_running_stats")
 
 
 class ModalityNorm(NormValues):
