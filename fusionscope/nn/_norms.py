@@ -145,14 +145,14 @@ class ModalityNorm(NormValues):
     def _features(self, x: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         channels = self._channels()
         check_features(x, self._active if channels is None else dict.fromkeys(self._active, channels), "ModalityNorm")
-        x = {m: self._layout(x[m]) for m in self._active}
-        if len({v.shape for v in x.values()}) == 1:
-            y = separate(self._interleaved(interleave(x), self._active, present), self._active, self.rows)
+        laid = {m: self._layout(x[m]) for m in self._active}
+        if len({v.shape for v in laid.values()}) == 1:
+            y = separate(self._interleaved(interleave(laid), self._active, present), self._active, self.rows)
         elif self.kind in ("batch", "instance") and not self.own[1]:
-            shapes = ", ".join(f"{m} {list(v.shape)}" for m, v in x.items())
+            shapes = ", ".join(f"{m} {list(v.shape)}" for m, v in laid.items())
             raise InputError(f"a ModalityNorm with shared statistics takes features of equal shapes, got {shapes}")
         else:
-            y = {m: self._interleaved(v, (m,), present) for m, v in x.items()}
+            y = {m: self._interleaved(v, (m,), present) for m, v in laid.items()}
         return {m: hide(self._layout(v, back=True), present, m) for m, v in y.items()}
 
     def _channels(self) -> int | None:
@@ -169,9 +169,7 @@ class ModalityNorm(NormValues):
         return x.transpose(1, 2) if x.ndim == 3 and self.kind != "copies" else x
 
     def _interleaved(self, x: Tensor, active: tuple[str, ...], present: Mapping[str, Tensor] | None) -> Tensor:
-        if present is not None and not any(m in present for m in active):
-            present = None
-        keep = None if present is None else row_mask(present, active, x, self.rows)
+        keep = row_mask(present, active, x, self.rows) if present and not present.keys().isdisjoint(active) else None
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
         if keep is not None:
             x = torch.where(keep, x, zero)
