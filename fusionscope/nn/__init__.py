@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
+    from ._norms import ModalityNorm as ModalityNorm
     from ._refine import RefineNet as RefineNet
     from ._resnet import ResNet as ResNet
     from ._resnet import resnet18 as resnet18
@@ -66,6 +67,7 @@ _exports = {
     "LowRankTensorFusion": "_tensor_fusion",
     "MapEncoder": "_encoders",
     "Mean": "_fuse",
+    "ModalityNorm": "_norms",
     "PatchDiscriminator": "_discriminator",
     "PixelShift": "_shuffle",
     "RefineNet": "_refine",
