@@ -83,6 +83,7 @@ _exports = {
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "build_model": "_model",
+    "functional": "",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
     "resnet18": "_resnet",
