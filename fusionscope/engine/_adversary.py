@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusionscope.errors import InputError
+from fusionscope.errors import InputError, did_you_mean
 from fusionscope.nn import PatchDiscriminator
 
 LOSSES = ("least squares", "bce")
@@ -68,13 +67,13 @@ class Adversary:
         width: int = 64,
         depth: int = 3,
         l1: float = 100.0,
-        loss: Literal["least squares", "bce"] = "least squares",
+        loss: str = "least squares",
         lr: float = 2e-4,
         centre: float | Float[Tensor, " c"] = 0.5,
         scale: float | Float[Tensor, " c"] = 0.5,
     ):
         if loss not in LOSSES:
-            raise InputError(f"unknown adversarial loss {loss!r}: one of {', '.join(LOSSES)}")
+            raise InputError(f"unknown adversarial loss {loss!r}: one of {', '.join(LOSSES)}.{did_you_mean(loss, LOSSES)}")
         if not (l1 >= 0 and lr > 0):
             raise InputError(f"expected l1 of at least 0 and lr above 0, got {l1} and {lr}")
         self.discriminator = PatchDiscriminator(

@@ -38,8 +38,8 @@ class Scores:
     Classification: accuracy and balanced accuracy (mean recall of the classes that occur), recall per class. Dense:
     pixel accuracy, mIoU (mean over classes that occur in target or prediction), IoU per class. Regression: R2
     (1 - SSE / total sum of squares, mean over values) and mean absolute error. Translation: PSNR in dB,
-    ``10 log10(data_range² / MSE)``, SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861; Gaussian window of 1.5 pixels;
-    left out below 11x11 pixels), both per image and then averaged, and mean absolute error in the target's unit.
+    ``10 log10(data_range² / MSE)``, SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861; Gaussian window of 1.5 pixels,
+    where it lies inside the picture; left out below 11x11 pixels), both per image and then averaged, and mean absolute error in the target's unit.
 
     Args:
         task: one of ``METRIC``.
@@ -116,9 +116,12 @@ class Scores:
             "mae": (output - target).abs().mean(axes),
         }
         if min(target.shape[2:]) >= WINDOW:
-            each["ssim"] = structural_similarity_index_measure(
-                output, target, data_range=self.data_range, reduction="none"
+            pictures = output.double(), target.double()
+            full = structural_similarity_index_measure(
+                *pictures, data_range=self.data_range, reduction="none", return_full_image=True
             )
+            inside = slice(WINDOW // 2, -(WINDOW // 2))  # without the rim, where the window sees mirrored pixels
+            each["ssim"] = full[1][..., inside, inside].mean(axes)
         for name, values in each.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
 

@@ -38,7 +38,8 @@ class Segmenter(nn.Module):
     published model has RefineNet's full one).
 
     Args:
-        channels: of each modality, or one number that all ``modalities`` share. Unequal ones get private stems.
+        channels: of each modality, or one number that all ``modalities`` share. The encoder takes the most; others get a
+            stem of their own.
         classes: number of classes K.
         encoder: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152", or a module that returns a list of maps
             of falling resolution and has their ``channels``.
@@ -154,5 +155,4 @@ def _encoder(encoder: str | nn.Module, sizes: Mapping[str, int], width: int) -> 
             f"unknown encoder {encoder!r}: one of {', '.join(ENCODERS)}, or a module that returns a list of maps."
             + did_you_mean(encoder, ENCODERS)
         )
-    counts = set(sizes.values())
-    return getattr(_resnet, encoder)(counts.pop() if len(counts) == 1 else 3, width=width)
+    return getattr(_resnet, encoder)(max(sizes.values()), width=width)

@@ -31,7 +31,8 @@ class Translator(nn.Module):
     generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
 
     Args:
-        channels: of each source, or one number that all ``modalities`` share. Unequal ones get private stems.
+        channels: of each source, or one number that all ``modalities`` share. The generator takes the most; others
+            get a stem of their own.
         outputs: channels of the image to make.
         width: channels of the generator's first convolution.
         depth: how often the generator halves the map.
@@ -76,9 +77,10 @@ class Translator(nn.Module):
         sizes = model_sizes(channels, modalities, "Translator")
         self.modalities = tuple(sizes)
         self.standardise = Standardise(sizes, "Translator")
-        counts = set(sizes.values())
-        backbone = UNet(counts.pop() if len(counts) == 1 else 3, outputs, width=width, depth=depth, dropout=dropout)
-        self.generator = share(backbone, sizes, norm=norm, exchange=find_exchange(exchange, sizes))
+        backbone = UNet(max(sizes.values()), outputs, width=width, depth=depth, dropout=dropout)
+        found = find_exchange(exchange, sizes)
+        at = None if found is None else backbone.blocks
+        self.generator = share(backbone, sizes, norm=norm, exchange=found, at=at)
         self.ensemble = LearnedEnsemble(outputs, self.modalities)
         self.register_buffer("centre", torch.full((outputs,), 0.5))
         self.register_buffer("scale", torch.full((outputs,), 0.5))

@@ -64,6 +64,9 @@ class UNet(nn.Module):
         depth: how often the map is halved.
         dropout: in the two deepest enlarging blocks.
 
+    Attributes:
+        blocks: names of the halving blocks, where an exchange can stand.
+
     Raises:
         InputError: if depth is below 2, or the image is so small that nothing is left to normalise.
 
@@ -81,6 +84,7 @@ class UNet(nn.Module):
             )
         widths = [width * min(2**i, 8) for i in range(depth)]
         self.depth = depth
+        self.blocks = tuple(f"down.{i}" for i in range(depth - 1))
         self.stem = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
         self.act = nn.LeakyReLU(0.2)
         self.down = nn.ModuleList(Down(widths[i], widths[i + 1]) for i in range(depth - 1))
