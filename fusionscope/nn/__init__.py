@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
     from ._norms import ModalityNorm as ModalityNorm
+    from ._share import SharedEncoder as SharedEncoder
+    from ._share import share as share
+    from ._share import unshare as unshare
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
@@ -33,14 +36,17 @@ _exports = {
     "ConsistencySpeciality": "_consistency",
     "DenseHead": "_heads",
     "FusionNet": "_model",
-    "ModalityNorm": "_norms",
     "MapEncoder": "_encoders",
+    "ModalityNorm": "_norms",
     "PixelShift": "_shuffle",
     "SequenceEncoder": "_encoders",
+    "SharedEncoder": "_share",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "build_model": "_model",
     "functional": "",
+    "share": "_share",
+    "unshare": "_share",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
