@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
     from ._segmenter import Segmenter as Segmenter
+    from ._share import SharedEncoder as SharedEncoder
+    from ._share import share as share
+    from ._share import unshare as unshare
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
@@ -74,6 +77,7 @@ _exports = {
     "ResNet": "_resnet",
     "Segmenter": "_segmenter",
     "SequenceEncoder": "_encoders",
+    "SharedEncoder": "_share",
     "StudentFusion": "_student",
     "Sum": "_fuse",
     "SumAndProduct": "_fuse",
@@ -89,6 +93,8 @@ _exports = {
     "resnet18": "_resnet",
     "resnet34": "_resnet",
     "resnet50": "_resnet",
+    "share": "_share",
+    "unshare": "_share",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
