@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import re
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
+
+from fusionscope.errors import FileError, InputError, did_you_mean
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,3 +72,49 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Arithmetic for Lightning Fabric."""
     workers: int = 0
     """Processes that load data when it does not fit into memory."""
+
+
+def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
+    """Read settings of :class:`TrainConfig` from a TOML file, but those to ``skip``; the rest keeps its default.
+
+    In strings, ``$NAME`` or ``${NAME}`` stands for an environment variable: ``data = "npz:$DATA/leaves100.npz"``.
+
+    Raises:
+        FileError: if the file cannot be read, or is no TOML.
+        InputError: if it names a setting that does not exist, a value is of the wrong type, or a variable is not set.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path} is no TOML file: {error}") from error
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(TrainConfig)}
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        if key not in types:
+            raise InputError(
+                f"{path}: no setting {key!r}.{did_you_mean(key, types)} `fusionscope train --help` has all."
+            )
+        if key in skip:
+            continue
+        try:
+            values[key] = msgspec.convert(_expanded(value, key, path), types[key])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{path}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+    return values
+
+
+def _expanded(value: Any, key: str, path: str | Path) -> Any:
+    def variable(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise InputError(
+                f"{path}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
+                f"(export {name}=...), or give --{key.replace('_', '-')}"
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value

@@ -158,7 +158,7 @@ class _Job:
             task=self.data.task,
             axes=self.data.axes,
             classes=self.data.classes,
-            outputs=self.outputs,
+            n_outputs=self.outputs,
             scale=self.scale,
             epochs=epochs,
             reporter=self.reporter,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError, did_you_mean
@@ -12,6 +12,7 @@ from fusionscope.errors import InputError, did_you_mean
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
+from ._part import named
 
 TASKS = ("classification", "dense", "regression")
 FUSES = ("concat",)
@@ -19,19 +20,27 @@ RANKS = {"NC": 1, "NTC": 2, "NCHW": 3, "NTCHW": 4}
 
 
 class FusionNet(nn.Module):
-    """``head(fuse({m: encoders[m](inputs[m])}))``.
+    """``head(fuse(calibration({m: encoders[m](inputs[m])})))``.
 
     Attributes:
         encoders: one module per modality; each sees nothing but its modality.
-        fuse: the features of all modalities to one tensor; the only place where they meet.
+        calibration: an exchange between the encoders and the fuse, such as :class:`ContextualCalibration`; or None.
+        fuse: the features of all modalities to one tensor; without calibration the only place where they meet.
         head: the fused features to the prediction.
         modalities: the names the model takes, in order.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], fuse: nn.Module, head: nn.Module):
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        fuse: nn.Module,
+        head: nn.Module,
+        calibration: nn.Module | None = None,
+    ):
         super().__init__()
         self.modalities = tuple(encoders)
         self.encoders = nn.ModuleDict(dict(encoders))
+        self.calibration = calibration
         self.fuse = fuse
         self.head = head
 
@@ -52,13 +61,40 @@ class FusionNet(nn.Module):
             raise InputError(
                 f"missing {_plural('modality', missing)} {', '.join(map(repr, missing))}: this model takes "
                 f"{', '.join(map(repr, self.modalities))}, got {', '.join(map(repr, inputs)) or 'nothing'}; to run "
-                "without a modality, fill it in (fusionscope.dissection does) or train a model without it"
+                "without a modality, give any values and present={modality: all False}, fill it in "
+                "(fusionscope.dissection does), or train a model without it"
             )
         return {name: self.encoders[name](inputs[name]) for name in self.modalities}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b ..."]:
-        """Return logits ``[B,K]`` or ``[B,K,H,W]``; for regression ``[B]`` or ``[B,K]``."""
-        return self.head(self.fuse(self.encode(inputs)))
+    def predict(
+        self, features: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """From the features of :meth:`encode` to the prediction."""
+        if self.calibration is not None:
+            features = self.calibration(features, present)
+        return self.head(self.fuse(features, present))
+
+    def forward(
+        self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """Return logits ``[B,K]`` or ``[B,K,H,W]``; for regression ``[B]`` or ``[B,K]``.
+
+        ``present`` says which samples have which modality; one that it does not name is there in all.
+        """
+        return self.predict(self.encode(inputs), present)
+
+    def outputs(
+        self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the ``prediction`` and each modality's features before calibration and fuse, as ``NAME features``."""
+        features = self.encode(inputs)
+        return {"prediction": self.predict(features, present)} | {f"{m} features": x for m, x in features.items()}
+
+    def loss(
+        self, outputs: dict[str, Tensor], target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> Float[Tensor, ""]:
+        """Return ``criterion(prediction, target)``."""
+        return criterion(outputs["prediction"], target)
 
 
 def build_model(
@@ -136,6 +172,7 @@ def _encoder(shape: Sequence[int], axes: str, width: int, dropout: float, size: 
 def _check(shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: str, fuse: str) -> None:
     if not shapes:
         raise InputError("a model needs at least one modality; `shapes` is empty")
+    named(tuple(shapes), "a model")
     if task not in TASKS:
         raise InputError(f"unknown task {task!r}: one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
     if fuse not in FUSES:
@@ -151,8 +188,6 @@ def _check(shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: s
             raise InputError(
                 f"modality {name!r} has axes {kind}, so {RANKS[kind]} per sample, but shape {tuple(shape)}"
             )
-        if "." in name or hasattr(nn.ModuleDict, name):
-            raise InputError(f"modality {name!r} cannot be a module's name in PyTorch; rename it")
 
 
 def _plural(word: str, things: Sequence[object]) -> str:
