@@ -190,8 +190,9 @@ def test_nobody_present_gives_zeros(name):
     assert torch.equal(out[:2], torch.zeros(2, fuse.channels))
     assert out.isfinite().all()
     assert out[2].abs().sum() > 0
-    (out.sum() + 0 * sum(p.sum() for p in fuse.parameters()) + torch.zeros((), requires_grad=True)).backward()
-    assert all(p.grad.isfinite().all() for p in fuse.parameters())
+    if out.requires_grad:
+        out.sum().backward()
+        assert all(p.grad.isfinite().all() for p in fuse.parameters())
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "sum_and_product", "low_rank_tensor"])
