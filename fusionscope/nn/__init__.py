@@ -7,36 +7,62 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._attention_fuses import BottleneckAttention as BottleneckAttention
+    from ._attention_fuses import CrossAttention as CrossAttention
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
     from ._encoders import VectorEncoder as VectorEncoder
+    from ._evidential import Evidential as Evidential
     from ._fuse import Concat as Concat
+    from ._fuse import Mean as Mean
+    from ._fuse import Sum as Sum
+    from ._fuse import SumAndProduct as SumAndProduct
+    from ._gated import Gated as Gated
     from ._heads import DenseHead as DenseHead
     from ._heads import VectorHead as VectorHead
     from ._hf import HFBackbone as HFBackbone
     from ._hf import hf_backbone as hf_backbone
+    from ._late import LateFusion as LateFusion
+    from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
     from ._resnet import ResNet as ResNet
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
-    from ._resnet import resnet101 as resnet101
-    from ._resnet import resnet152 as resnet152
+    from ._student import StudentFusion as StudentFusion
+    from ._tensor_fusion import Bilinear as Bilinear
+    from ._tensor_fusion import LowRankTensorFusion as LowRankTensorFusion
+    from ._tensor_fusion import TensorFusion as TensorFusion
     from ._transformer import TokenEncoder as TokenEncoder
     from ._wrappers import Pooled as Pooled
 
 _exports = {
+    "Bilinear": "_tensor_fusion",
+    "BottleneckAttention": "_attention_fuses",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
+    "CrossAttention": "_attention_fuses",
     "DenseHead": "_heads",
+    "Evidential": "_evidential",
     "FusionNet": "_model",
+    "Gated": "_gated",
     "HFBackbone": "_hf",
+    "LateFusion": "_late",
+    "LearnedEnsemble": "_late",
+    "LowRankTensorFusion": "_tensor_fusion",
     "MapEncoder": "_encoders",
+    "Mean": "_fuse",
     "Pooled": "_wrappers",
     "ResNet": "_resnet",
     "SequenceEncoder": "_encoders",
+    "StudentFusion": "_student",
+    "Sum": "_fuse",
+    "SumAndProduct": "_fuse",
+    "TensorFusion": "_tensor_fusion",
     "TokenEncoder": "_transformer",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
