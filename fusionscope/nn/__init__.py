@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._attach import attach_calibration as attach_calibration
+    from ._attach import detach_calibration as detach_calibration
+    from ._calibration import ContextualCalibration as ContextualCalibration
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
@@ -20,13 +23,16 @@ if TYPE_CHECKING:
 _exports = {
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
+    "ContextualCalibration": "_calibration",
     "DenseHead": "_heads",
     "FusionNet": "_model",
     "MapEncoder": "_encoders",
     "SequenceEncoder": "_encoders",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
+    "attach_calibration": "_attach",
     "build_model": "_model",
+    "detach_calibration": "_attach",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
