@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._attach import attach_calibration as attach_calibration
+    from ._attach import detach_calibration as detach_calibration
     from ._attention_fuses import BottleneckAttention as BottleneckAttention
     from ._attention_fuses import CrossAttention as CrossAttention
+    from ._calibration import ContextualCalibration as ContextualCalibration
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
@@ -45,6 +48,7 @@ _exports = {
     "BottleneckAttention": "_attention_fuses",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
+    "ContextualCalibration": "_calibration",
     "CrossAttention": "_attention_fuses",
     "DenseHead": "_heads",
     "Evidential": "_evidential",
@@ -66,7 +70,9 @@ _exports = {
     "TokenEncoder": "_transformer",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
+    "attach_calibration": "_attach",
     "build_model": "_model",
+    "detach_calibration": "_attach",
     "hf_backbone": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
