@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from . import functional as functional
     from ._attach import attach_calibration as attach_calibration
     from ._attach import detach_calibration as detach_calibration
     from ._attention_fuses import BottleneckAttention as BottleneckAttention
     from ._attention_fuses import CrossAttention as CrossAttention
     from ._calibration import ContextualCalibration as ContextualCalibration
+    from ._channel_exchange import ChannelExchange as ChannelExchange
+    from ._consistency import ConsistencySpeciality as ConsistencySpeciality
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
@@ -44,10 +47,15 @@ if TYPE_CHECKING:
     from ._wrappers import Pooled as Pooled
 
 _exports = {
+
+    "AsymFusion": "_shuffle",
     "Bilinear": "_tensor_fusion",
     "BottleneckAttention": "_attention_fuses",
+    "ChannelExchange": "_channel_exchange",
+    "ChannelShuffle": "_shuffle",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
+    "ConsistencySpeciality": "_consistency",
     "ContextualCalibration": "_calibration",
     "CrossAttention": "_attention_fuses",
     "DenseHead": "_heads",
@@ -60,6 +68,7 @@ _exports = {
     "LowRankTensorFusion": "_tensor_fusion",
     "MapEncoder": "_encoders",
     "Mean": "_fuse",
+    "PixelShift": "_shuffle",
     "Pooled": "_wrappers",
     "ResNet": "_resnet",
     "SequenceEncoder": "_encoders",
@@ -73,12 +82,17 @@ _exports = {
     "attach_calibration": "_attach",
     "build_model": "_model",
     "detach_calibration": "_attach",
+    "functional": "",
     "hf_backbone": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
     "resnet18": "_resnet",
     "resnet34": "_resnet",
     "resnet50": "_resnet",
+    from ._shuffle import AsymFusion as AsymFusion
+    from ._shuffle import ChannelShuffle as ChannelShuffle
+    from ._shuffle import PixelShift as PixelShift
+_exports = {
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
