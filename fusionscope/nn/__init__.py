@@ -33,12 +33,16 @@ if TYPE_CHECKING:
     from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
+    from ._norms import ModalityNorm as ModalityNorm
     from ._resnet import ResNet as ResNet
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
+    from ._shuffle import AsymFusion as AsymFusion
+    from ._shuffle import ChannelShuffle as ChannelShuffle
+    from ._shuffle import PixelShift as PixelShift
     from ._student import StudentFusion as StudentFusion
     from ._tensor_fusion import Bilinear as Bilinear
     from ._tensor_fusion import LowRankTensorFusion as LowRankTensorFusion
@@ -68,6 +72,7 @@ _exports = {
     "LowRankTensorFusion": "_tensor_fusion",
     "MapEncoder": "_encoders",
     "Mean": "_fuse",
+    "ModalityNorm": "_norms",
     "PixelShift": "_shuffle",
     "Pooled": "_wrappers",
     "ResNet": "_resnet",
