@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from ._model import build_model as build_model
     from ._norms import ModalityNorm as ModalityNorm
     from ._resnet import ResNet as ResNet
-    from ._resnet import resnet101 as resnet101
-    from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from ._wrappers import Pooled as Pooled
 
 _exports = {
-
     "AsymFusion": "_shuffle",
     "Bilinear": "_tensor_fusion",
     "BottleneckAttention": "_attention_fuses",
@@ -94,10 +93,6 @@ _exports = {
     "resnet18": "_resnet",
     "resnet34": "_resnet",
     "resnet50": "_resnet",
-    from ._shuffle import AsymFusion as AsymFusion
-    from ._shuffle import ChannelShuffle as ChannelShuffle
-    from ._shuffle import PixelShift as PixelShift
-_exports = {
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)
