@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._attention_fuses import CrossAttention as CrossAttention
     from ._calibration import ContextualCalibration as ContextualCalibration
     from ._channel_exchange import ChannelExchange as ChannelExchange
+    from ._classifier import Classifier as Classifier
     from ._consistency import ConsistencySpeciality as ConsistencySpeciality
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ._resnet import resnet50 as resnet50
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
+    from ._sequence_model import SequenceModel as SequenceModel
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
@@ -56,6 +58,7 @@ _exports = {
     "BottleneckAttention": "_attention_fuses",
     "ChannelExchange": "_channel_exchange",
     "ChannelShuffle": "_shuffle",
+    "Classifier": "_classifier",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
     "ConsistencySpeciality": "_consistency",
@@ -76,6 +79,7 @@ _exports = {
     "Pooled": "_wrappers",
     "ResNet": "_resnet",
     "SequenceEncoder": "_encoders",
+    "SequenceModel": "_sequence_model",
     "StudentFusion": "_student",
     "Sum": "_fuse",
     "SumAndProduct": "_fuse",

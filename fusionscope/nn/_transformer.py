@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fusionscope.errors import InputError
 
+from ._attention_fuses import Layer, _sinusoids
 from ._blocks import Deltas
 from ._encoders import _floating
 
@@ -67,42 +64,4 @@ class TokenEncoder(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "b t c"]) -> Float[Tensor, "b t2 d"]:
         x = self.stem(_floating(x).transpose(1, 2)).transpose(1, 2)
-        return self.norm(self.layers(x + positions(x.shape[1], self.channels, x)))
-
-
-class Layer(nn.Module):
-    """``y = x + attention(norm1(x))``, then ``y + mlp(norm2(y))``: ``[B,T,D] -> [B,T,D]``."""
-
-    def __init__(self, channels: int, heads: int, dropout: float = 0.0):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attention = SelfAttention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
-
-
-class SelfAttention(nn.Module):
-    """Every step attends to all: ``softmax(q k' / sqrt(d)) v`` per head, with ``d = D / heads``."""
-
-    def __init__(self, channels: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def positions(steps: int, channels: int, like: Tensor) -> Float[Tensor, "t d"]:
-    """Sines (even channels) and cosines (odd ones) of the position, wavelengths from 2π to 10,000 · 2π."""
-    time = torch.arange(steps, device=like.device, dtype=torch.float32)[:, None]
-    rates = torch.exp(torch.arange(0, channels, 2, device=like.device) * (-math.log(1e4) / channels))
-    waves = torch.stack([(time * rates).sin(), (time * rates).cos()], dim=2).flatten(1)
-    return waves[:, :channels].to(like.dtype)
+        return self.norm(self.layers(x + _sinusoids(x.shape[1], self.channels, x)))
