@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from ._model import build_model as build_model
     from ._norms import ModalityNorm as ModalityNorm
     from ._resnet import ResNet as ResNet
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
-    from ._resnet import resnet101 as resnet101
-    from ._resnet import resnet152 as resnet152
     from ._sequence_model import SequenceModel as SequenceModel
+    from ._share import SharedEncoder as SharedEncoder
+    from ._share import share as share
+    from ._share import unshare as unshare
     from ._shuffle import AsymFusion as AsymFusion
     from ._shuffle import ChannelShuffle as ChannelShuffle
     from ._shuffle import PixelShift as PixelShift
@@ -80,6 +83,7 @@ _exports = {
     "ResNet": "_resnet",
     "SequenceEncoder": "_encoders",
     "SequenceModel": "_sequence_model",
+    "SharedEncoder": "_share",
     "StudentFusion": "_student",
     "Sum": "_fuse",
     "SumAndProduct": "_fuse",
@@ -97,6 +101,8 @@ _exports = {
     "resnet18": "_resnet",
     "resnet34": "_resnet",
     "resnet50": "_resnet",
+    "share": "_share",
+    "unshare": "_share",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)

@@ -169,7 +169,8 @@ class ModalityNorm(NormValues):
         return x.transpose(1, 2) if x.ndim == 3 and self.kind != "copies" else x
 
     def _interleaved(self, x: Tensor, active: tuple[str, ...], present: Mapping[str, Tensor] | None) -> Tensor:
-        keep = row_mask(present, active, x, self.rows) if present and not present.keys().isdisjoint(active) else None
+        named_in = [] if present is None else [m for m in active if m in present]
+        keep = row_mask(present, active, x, self.rows) if present is not None and named_in else None
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
         if keep is not None:
             x = torch.where(keep, x, zero)

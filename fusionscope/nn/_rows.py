@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ._part import there
+
 
 def interleave(features: Mapping[str, Shaped[Tensor, "b ..."]]) -> Shaped[Tensor, "rows ..."]:
     """Return ``[B·M, ...]``: sample 0 of the first modality, sample 0 of the second, ..., sample 1 of the first, ...
@@ -53,7 +55,6 @@ def channels_last(x: Tensor) -> bool:
 
 def row_mask(present: Mapping[str, Tensor], modalities: Sequence[str], x: Tensor, rows: int) -> Shaped[Tensor, "n ..."]:
     """Return which interleaved rows of ``x`` are there, in a shape that broadcasts with ``x``."""
-    batch = len(x) // (len(modalities) * rows)
-    whole = torch.ones(batch, dtype=torch.bool, device=x.device)
-    masks = torch.stack([whole if (p := present.get(m)) is None else p.to(x.device) for m in modalities], 1)
+    like = x[: len(x) // (len(modalities) * rows)]
+    masks = torch.stack([there(present, m, like) for m in modalities], 1)
     return masks[:, :, None].expand(-1, -1, rows).reshape(-1, *[1] * (x.ndim - 1))
