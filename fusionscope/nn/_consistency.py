@@ -21,9 +21,9 @@ Present = dict[str, Bool[Tensor, " b"]] | None
 class ConsistencySpeciality(nn.Module):
     """Merge the first channels of all modalities, let the rest stay apart: consistent and special parts.
 
-    ``y_m = [mean over n of x_n,c ; x_m,s + W_m · mean over n != m of x_n,s]`` with ``c`` the first ``C · ratio`` channels,
-    ``s`` the rest, and ``W_m`` a 1x1 map that starts at zero. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]`` or
-    ``[B,C,H,W]``, the same shape for every modality. ``losses`` pull the consistent parts together and the special
+    ``y_m = [mean over n of x_n,c ; x_m,s + W_m · mean over n != m of x_n,s]`` with ``c`` the first ``C · ratio``
+    channels, ``s`` the rest, and ``W_m`` a 1x1 map that starts at zero. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]``
+    or ``[B,C,H,W]``, the same shape for every modality. ``losses`` pull the consistent parts together and the special
     parts apart. A *reconstruction*: the fusion strategy of arXiv:2308.10019 was not available, only its findings.
 
     Means are over the modalities that the sample has; absent samples come out as zeros.
@@ -72,9 +72,7 @@ class ConsistencySpeciality(nn.Module):
         self.special = special
         self.weights = weights
         rest = size - self.split
-        self.others = nn.ModuleDict({m: nn.Linear(rest, rest, bias=False) for m in self.modalities if special})
-        for linear in self.others.values():
-            nn.init.zeros_(linear.weight)
+        self.others = nn.ModuleDict({m: _zero_linear(rest) for m in self.modalities if special})
 
     def forward(self, features: Maps, present: Present = None) -> Maps:
         common, own = self._parts(visible(features, present))
@@ -125,6 +123,12 @@ class ConsistencySpeciality(nn.Module):
             f"{self.dimensions}, split={self.split}, consistent={self.consistent}, special={self.special}, "
             f"weights={self.weights}"
         )
+
+
+def _zero_linear(size: int) -> nn.Linear:
+    linear = nn.Linear(size, size, bias=False)
+    nn.init.zeros_(linear.weight)
+    return linear
 
 
 def _mean(features: Maps, modalities: Sequence[str], present: Present) -> Tensor:
