@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from ._model import build_model as build_model
     from ._norms import ModalityNorm as ModalityNorm
     from ._resnet import ResNet as ResNet
-    from ._resnet import resnet101 as resnet101
-    from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
     from ._sequence_model import SequenceModel as SequenceModel
     from ._share import SharedEncoder as SharedEncoder
     from ._share import share as share
