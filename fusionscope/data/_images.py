@@ -42,7 +42,9 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         at = int(self.rows[index])
-        sample: dict = {"inputs": {m: torch.from_numpy(read_picture(p[at], self._size)) for m, p in self.inputs.items()}}
+        sample: dict = {
+            "inputs": {m: torch.from_numpy(read_picture(p[at], self._size)) for m, p in self.inputs.items()}
+        }
         if isinstance(self.target, np.ndarray):
             kind = torch.float32 if self.target.dtype.kind == "f" else torch.int64
             sample["target"] = torch.as_tensor(self.target[at]).to(kind)
@@ -143,7 +145,9 @@ def _table(folder: Path, options: ImagesOptions) -> dict[str, np.ndarray]:
     lines = [line for line in lines if line]
     wrong = [number for number, line in enumerate(lines, 2) if len(line) != len(head)]
     if wrong or not lines:
-        raise FileError(f"table {file}: " + (f"line {wrong[0]} has other columns than line 1." if wrong else "no rows."))
+        raise FileError(
+            f"table {file}: " + (f"line {wrong[0]} has other columns than line 1." if wrong else "no rows.")
+        )
     for name in ("id", *(["split"] if given else []), *([options.group] if options.group else [])):
         if name not in head:
             raise InputError(
