@@ -22,12 +22,12 @@ class ChannelExchange(nn.Module):
     """Replace a modality's idle channels by the mean of the other modalities' channels of the same number.
 
     ``y_mc = mean over n != m of x_nc`` where ``|scale_mc| < threshold``, else ``x_mc``; ``scale`` is the weight of the
-    private norm whose output ``x`` is. A replacement, not a swap: ``x_nc`` stays where it is, and a replaced ``x_mc`` gets
-    no gradient from ``y_mc``. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]`` or ``[B,C,H,W]``, the same shape for every
-    modality. Source: arXiv:2011.05005 and its released code; the mean for more than two modalities.
+    private norm whose output ``x`` is. A replacement, not a swap: ``x_nc`` stays where it is, and a replaced ``x_mc``
+    gets no gradient from ``y_mc``. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]`` or ``[B,C,H,W]``, the same shape for
+    every modality. Source: arXiv:2011.05005 and its released code; the mean for more than two modalities.
 
-    The scales are given at each call, as ``share`` does, or this part owns ``norms`` and applies them first. The mean is
-    over the modalities that the sample has; with none, the channel stays. Absent samples come out as zeros; a batch
+    The scales are given at each call, as ``share`` does, or this part owns ``norms`` and applies them first. The mean
+    is over the modalities that the sample has; with none, the channel stays. Absent samples come out as zeros; a batch
     norm in ``norms`` would see them as zeros too (those of ``share`` leave them out).
 
     Args:
@@ -70,13 +70,18 @@ class ChannelExchange(nn.Module):
         scales = self._scales(scales, tuple(features))
         out = {}
         for m, x in features.items():
+            axis = channel_axis(x)
+            if len(scales[m]) != x.shape[axis]:
+                raise InputError(
+                    f"ChannelExchange got {len(scales[m])} scales for {x.shape[axis]} channels of {m!r} {list(x.shape)}"
+                )
             shape = [1] * x.ndim
-            shape[channel_axis(x)] = -1
+            shape[axis] = -1
             idle = (scales[m].detach().abs() < self.threshold).view(shape)
             others = [n for n in features if n != m]
             mean = torch.stack([features[n] for n in others]).sum(0) if len(others) > 1 else features[others[0]]
             if present is None or not any(n in present for n in others):
-                mean = mean / len(others)
+                mean = mean / len(others) if len(others) > 1 else mean
             else:
                 count = torch.stack([there(present, n, x) for n in others]).sum(0).view(-1, *[1] * (x.ndim - 1))
                 mean = mean / count.clamp(min=1).to(x.dtype)
@@ -101,8 +106,12 @@ class ChannelExchange(nn.Module):
         return self.weight * torch.stack(total).sum()
 
     def _own(self) -> dict[str, Tensor]:
-        norms = {} if self.norms is None else dict(self.norms.items())
-        return {m: norm.weight for m, norm in norms.items() if isinstance(getattr(norm, "weight", None), Tensor)}
+        found = {}
+        for m, norm in (self.norms or {}).items():
+            weight = getattr(norm, "weight", None)
+            if isinstance(weight, Tensor):
+                found[m] = weight
+        return found
 
     def _scales(self, scales: Scales, modalities: tuple[str, ...] | None) -> dict[str, Tensor]:
         found = self._own() if scales is None else dict(scales)

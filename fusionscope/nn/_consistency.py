@@ -21,9 +21,9 @@ Present = dict[str, Bool[Tensor, " b"]] | None
 class ConsistencySpeciality(nn.Module):
     """Merge the first channels of all modalities, let the rest stay apart: consistent and special parts.
 
-    ``y_m = [mean over n of x_n,c ; x_m,s + W_m · mean over n != m of x_n,s]`` with ``c`` the first ``C · ratio`` channels,
-    ``s`` the rest, and ``W_m`` a 1x1 map that starts at zero. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]`` or
-    ``[B,C,H,W]``, the same shape for every modality. ``losses`` pull the consistent parts together and the special
+    ``y_m = [mean over n of x_n,c ; x_m,s + W_m · mean over n != m of x_n,s]`` with ``c`` the first ``C · ratio``
+    channels, ``s`` the rest, and ``W_m`` a 1x1 map that starts at zero. ``{m: x} -> {m: y}`` of ``[B,C]``, ``[B,T,C]``
+    or ``[B,C,H,W]``, the same shape for every modality. ``losses`` pull the consistent parts together and the special
     parts apart. A *reconstruction*: the fusion strategy of arXiv:2308.10019 was not available, only its findings.
 
     Means are over the modalities that the sample has; absent samples come out as zeros.
@@ -72,9 +72,7 @@ class ConsistencySpeciality(nn.Module):
         self.special = special
         self.weights = weights
         rest = size - self.split
-        self.others = nn.ModuleDict({m: nn.Linear(rest, rest, bias=False) for m in self.modalities if special})
-        for linear in self.others.values():
-            nn.init.zeros_(linear.weight)
+        self.others = nn.ModuleDict({m: _zero_linear(rest) for m in self.modalities if special})
 
     def forward(self, features: Maps, present: Present = None) -> Maps:
         common, own = self._parts(visible(features, present))
@@ -102,12 +100,13 @@ class ConsistencySpeciality(nn.Module):
         pairs = list(combinations(self.modalities, 2))
         both = {(m, n): there(present, m, common[m]) & there(present, n, common[m]) for m, n in pairs}
         found: dict[str, Tensor] = {}
+        dtype = torch.promote_types(features[self.modalities[0]].dtype, torch.float32)
         if self.consistent:
             values = [_cka(pool(common[m]), pool(common[n]), both[m, n]) for m, n in pairs]
-            found["consistency"] = self.weights[0] * (1 - torch.stack(values).mean()).float()
+            found["consistency"] = self.weights[0] * (1 - torch.stack(values).mean()).to(dtype)
         if self.special:
             values = [_cka(pool(own[m]), pool(own[n]), both[m, n]).abs() for m, n in pairs]
-            found["speciality"] = self.weights[1] * torch.stack(values).mean().float()
+            found["speciality"] = self.weights[1] * torch.stack(values).mean().to(dtype)
         return found
 
     def _parts(self, features: Maps) -> tuple[Maps, Maps]:
@@ -127,6 +126,12 @@ class ConsistencySpeciality(nn.Module):
         )
 
 
+def _zero_linear(size: int) -> nn.Linear:
+    linear = nn.Linear(size, size, bias=False)
+    nn.init.zeros_(linear.weight)
+    return linear
+
+
 def _mean(features: Maps, modalities: Sequence[str], present: Present) -> Tensor:
     """Mean over those present; zero where none is."""
     total = features[modalities[0]]
@@ -144,7 +149,7 @@ def _cka(x: Float[Tensor, "b c"], y: Float[Tensor, "b d"], rows: Bool[Tensor, " 
     # The factor n(n-3) of the three HSIC cancels.
     own = torch.stack([K.square().sum(), L.square().sum()])
     # In float64, what is this small beside the features' own power is rounding of a constant.
-    power = torch.stack([(t.detach().double().square().sum()) for t in (x, y)]).square()
+    power = torch.stack([torch.where(rows[:, None], t.detach().double(), 0.0).square().sum() for t in (x, y)]).square()
     exists = ((own > 1e-20 * power).all() & (rows.sum() >= 4)).detach()
     safe = torch.where(exists, own, torch.ones_like(own))
     return torch.where(exists, (K * L).sum() / safe.sqrt().prod(), torch.zeros_like(own[0]))

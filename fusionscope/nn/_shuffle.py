@@ -75,7 +75,7 @@ class ChannelShuffle(nn.Module):
 class PixelShift(nn.Module):
     """Add what the other modalities show one pixel further: ``y_m = x_m + sum over n != m of shift(x_n)``.
 
-    ``{m: x} -> {m: y}`` of ``[B,C,H,W]``, or ``[B,L,C]`` on a ``grid``, the same shape for every modality; no parameters.
+    ``{m: x} -> {m: y}`` of ``[B,C,H,W]``, or ``[B,L,C]`` on a ``grid``, one shape for all modalities; no parameters.
     ``shift`` is ``functional.pixel_shift``: four groups of ``floor(C (1 - ratio) / 4)`` channels move down, right,
     left and up, the rest adds nothing. Absent modalities add nothing and come out as zeros. Source: arXiv:2108.05009;
     the sum over more than one other modality is ours.
@@ -134,8 +134,8 @@ class AsymFusion(nn.Module):
         z = after(u)                  v_m = u_m + sum over n != m of shift(x_n);  z_m = cat(v_m[:s], v_n'[s:])
 
     with the *unshuffled* ``x`` shifted, ``s = 4 floor(C (1 - ratio) / 4)``, and the tail (to which no shift is added)
-    back where it came from. Called as a whole it is ``after(before(x))``. ``[B,C,H,W]``, or ``[B,L,C]`` on a ``grid``, the
-    same shape for every modality; no parameters.
+    back where it came from. Called as a whole it is ``after(before(x))``. ``[B,C,H,W]``, or ``[B,L,C]`` on a ``grid``,
+    one shape for all modalities; no parameters.
 
     More than two modalities (ours): each takes the tail of the next (``n = m + 1``, cyclically, of those that the
     sample has) and gives it back afterwards (``n' = m - 1``), so that the second shuffle undoes the first; the shifts

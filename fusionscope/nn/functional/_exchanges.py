@@ -136,8 +136,8 @@ def head_size(channels: int, ratio: float, part: str) -> int:
     size = 4 * math.floor(channels * (1 - ratio) / 4 + 1e-9)
     if not 0 < size < channels:
         raise InputError(
-            f"{part} with ratio {ratio:.4g} needs {math.ceil(4 / (1 - ratio) - 1e-9)} channels or more (four groups and "
-            f"what is exchanged), got {channels}; use it at a wider layer or change the ratio"
+            f"{part} with ratio {ratio:.4g} needs {math.ceil(4 / (1 - ratio) - 1e-9)} channels or more (four groups "
+            f"and what is exchanged), got {channels}; use it at a wider layer or change the ratio"
         )
     return size
 
@@ -164,18 +164,20 @@ def check_alike(features: Mapping[str, Tensor], part: str, modalities: Collectio
         raise InputError(f"{part} needs [B,C], [B,L,C] or [B,C,H,W], the same for every modality, got {shapes}")
 
 
-def check_receivers(receivers: Collection[str] | None, features: Mapping[str, Tensor], part: str) -> Collection[str]:
+def check_receivers(receivers: Collection[str] | None, modalities: Collection[str], part: str) -> Collection[str]:
     """Return those that receive: all, unless named.
 
     Raises:
         InputError: if one that is named is not there.
     """
     if receivers is None:
-        return tuple(features)
+        return tuple(modalities)
+    receivers = (receivers,) if isinstance(receivers, str) else receivers
     for name in receivers:
-        if name not in features:
+        if name not in modalities:
             raise InputError(
-                f"{part}: receiver {name!r} is none of the modalities {list(features)}.{did_you_mean(name, features)}"
+                f"{part}: receiver {name!r} is none of the modalities {list(modalities)}."
+                f"{did_you_mean(name, modalities)}"
             )
     return receivers
 
@@ -262,8 +264,8 @@ def as_map(x: Tensor, grid: tuple[int, int] | None, part: str) -> Float[Tensor, 
         height, width = (height + 1) // 2, (width + 1) // 2
     if height * width != x.shape[1]:
         raise InputError(
-            f"{part}: {x.shape[1]} tokens (after the prefix) do not fill a grid of {grid[0]} x {grid[1]}, nor that grid "
-            "halved 2, 4, 8 ... times; give the first stage's grid, and prefix= for class and register tokens"
+            f"{part}: {x.shape[1]} tokens (after the prefix) do not fill a grid of {grid[0]} x {grid[1]}, nor that "
+            "grid halved 2, 4, 8 ... times; give the first stage's grid, and prefix= for class and register tokens"
         )
     return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 

@@ -64,8 +64,7 @@ def _empty(like: Tensor, channels: int) -> Tensor:
 
 class _Shift(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, head: Tensor, channels: int, reverse: bool) -> Tensor:
-        ctx.size, ctx.reverse = head.shape[1], reverse
+    def forward(head: Tensor, channels: int, reverse: bool) -> Tensor:
         out = _empty(head, channels)
         out[:, head.shape[1] :] = 0
         for target, source, border, _ in _groups(head.shape[1], reverse):
@@ -74,15 +73,20 @@ class _Shift(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        head, _, ctx.reverse = inputs
+        ctx.size = head.shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
         return _Shift.apply(gradient[:, : ctx.size], ctx.size, not ctx.reverse), None, None
 
 
 class _Receive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, head: Tensor, tail: Tensor, reverse: bool, *donors: Tensor) -> Tensor:
+    def forward(head: Tensor, tail: Tensor, reverse: bool, *donors: Tensor) -> Tensor:
         size = head.shape[1]
-        ctx.size, ctx.reverse, ctx.donors = size, reverse, len(donors)
         out = _empty(head, size + tail.shape[1])
         out[:, size:] = tail
         first, *others = donors
@@ -94,7 +98,13 @@ class _Receive(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        head, _, ctx.reverse, *donors = inputs
+        ctx.size, ctx.donors = head.shape[1], len(donors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
         own = gradient[:, : ctx.size]
         given = _Shift.apply(own, ctx.size, not ctx.reverse) if any(ctx.needs_input_grad[3:]) else None
         return own, gradient[:, ctx.size :], None, *[given] * ctx.donors
