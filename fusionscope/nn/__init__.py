@@ -38,7 +38,6 @@ _exports = {
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "build_model": "_model",
-    "functional": "",
 }
-__getattr__, __dir__ = attach(__name__, _exports)
+__getattr__, __dir__ = attach(__name__, _exports | {"functional": ""})
 __all__ = sorted(_exports)
