@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._channel_exchange import ChannelExchange as ChannelExchange
     from ._classifier import Classifier as Classifier
     from ._consistency import ConsistencySpeciality as ConsistencySpeciality
+    from ._discriminator import PatchDiscriminator as PatchDiscriminator
     from ._encoders import ClipEncoder as ClipEncoder
     from ._encoders import MapEncoder as MapEncoder
     from ._encoders import SequenceEncoder as SequenceEncoder
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from ._model import FusionNet as FusionNet
     from ._model import build_model as build_model
     from ._norms import ModalityNorm as ModalityNorm
+    from ._refine import RefineNet as RefineNet
     from ._resnet import ResNet as ResNet
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
+    from ._segmenter import Segmenter as Segmenter
     from ._sequence_model import SequenceModel as SequenceModel
     from ._share import SharedEncoder as SharedEncoder
     from ._share import share as share
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
     from ._tensor_fusion import LowRankTensorFusion as LowRankTensorFusion
     from ._tensor_fusion import TensorFusion as TensorFusion
     from ._transformer import TokenEncoder as TokenEncoder
+    from ._translator import Translator as Translator
+    from ._unet import UNet as UNet
     from ._wrappers import Pooled as Pooled
 
 _exports = {
@@ -78,9 +83,12 @@ _exports = {
     "MapEncoder": "_encoders",
     "Mean": "_fuse",
     "ModalityNorm": "_norms",
+    "PatchDiscriminator": "_discriminator",
     "PixelShift": "_shuffle",
     "Pooled": "_wrappers",
+    "RefineNet": "_refine",
     "ResNet": "_resnet",
+    "Segmenter": "_segmenter",
     "SequenceEncoder": "_encoders",
     "SequenceModel": "_sequence_model",
     "SharedEncoder": "_share",
@@ -89,6 +97,8 @@ _exports = {
     "SumAndProduct": "_fuse",
     "TensorFusion": "_tensor_fusion",
     "TokenEncoder": "_transformer",
+    "Translator": "_translator",
+    "UNet": "_unet",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
     "attach_calibration": "_attach",

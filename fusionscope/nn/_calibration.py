@@ -199,7 +199,8 @@ class ContextualCalibration(nn.Module):
         z = torch.stack([self._summary(m, x, None if steps is None else steps.get(m)) for m, x in features.items()], 1)
         z = self.norm(z)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        weights = self.others.to(z.dtype)[None]
+        others: Tensor = self.others  # ty: ignore[invalid-assignment]
+        weights = others.to(z.dtype)[None]
         if present is not None:
             weights = weights * torch.stack([there(present, m, x) for m, x in features.items()], 1)[:, None]
         h = self.cues(self._compare(z, weights).to(self.cues.weight.dtype))
