@@ -16,6 +16,7 @@ from fusionscope.nn import (
     LateFusion,
     ResNet,
     SequenceModel,
+    TokenEncoder,
     VectorEncoder,
     VectorHead,
 )
@@ -168,21 +169,16 @@ def ends(found: Trace) -> dict[str, tuple[str, str]]:
 
 
 def test_trace_of_a_classifier():
-    """Three pure streams up to the calibrator, whose gates are wired before training and active after it."""
-    shapes = {m: SHAPES[m] for m in ("vec", "seq")}
-    axes = {m: AXES[m] for m in shapes}
+    """Pure streams up to the calibrator, whose gates are wired before training and active after it."""
     torch.manual_seed(0)
-    model = Classifier.build(shapes, axes, 3, width=2, calibration=True).eval()
-    inputs = sample(shapes)
+    model = Classifier.build(PAIR, PAIR_AXES, 3, width=2, calibration=True).eval()
+    inputs = sample(PAIR)
     before = trace(model, inputs)
     after = learned(model.train(), inputs)
-    gates = {"calibration.instance", "calibration.dimension.vec", "calibration.dimension.seq"}
-    for found, active in ((before, set()), (after, set(shapes))):
-        assert ends(found) == {
-            "vec": ("encoders.vec.stem.0", "calibration.project.vec"),
-            "seq": ("encoders.seq.stem.0", "calibration.project.seq"),
-        }
-        assert {c.path for c in found.calls if c.path in gates and c.wired_to == set(shapes)} == gates
+    gates = {"calibration.instance", "calibration.dimension.a", "calibration.dimension.b"}
+    for found, active in ((before, set()), (after, set(PAIR))):
+        assert ends(found) == {m: (f"encoders.{m}.stem.0", f"calibration.project.{m}") for m in PAIR}
+        assert {c.path for c in found.calls if c.path in gates and c.wired_to == set(PAIR)} == gates
         assert all(c.depends_on == active for c in found.calls if c.path in gates)
         assert all(len(c.wired_to) == 1 for c in found.calls if c.path.startswith("encoders."))
         point = found.fusion_points[0]
@@ -211,7 +207,8 @@ def test_trace_of_a_sequence_model():
     shapes = {"audio": (23, 5), "text": (11, 3)}
     torch.manual_seed(0)
     fuse = CrossAttention(8, ("audio", "text"), width=8, heads=2, layers=1, self_layers=0)
-    model = SequenceModel.build(shapes, dict.fromkeys(shapes, "NTC"), 3, fuse=fuse, width=2).eval()
+    encoders = {m: TokenEncoder(s[1], 2, layers=1) for m, s in shapes.items()}
+    model = SequenceModel(encoders, fuse, VectorHead(16, 3, hidden=5)).eval()
     inputs = sample(shapes)
     for found in (trace(model, inputs), learned(model.train(), inputs)):
         first = {m: calls[0].path for m, calls in found.streams.items()}
