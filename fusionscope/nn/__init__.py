@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from ._norms import ModalityNorm as ModalityNorm
     from ._refine import RefineNet as RefineNet
     from ._resnet import ResNet as ResNet
-    from ._resnet import resnet101 as resnet101
-    from ._resnet import resnet152 as resnet152
     from ._resnet import resnet18 as resnet18
     from ._resnet import resnet34 as resnet34
     from ._resnet import resnet50 as resnet50
+    from ._resnet import resnet101 as resnet101
+    from ._resnet import resnet152 as resnet152
     from ._segmenter import Segmenter as Segmenter
     from ._sequence_model import SequenceModel as SequenceModel
     from ._share import SharedEncoder as SharedEncoder
