@@ -111,7 +111,9 @@ class Segmenter(nn.Module):
         own = {m: hide(v, present, m) for m, v in separate(logits, self.modalities).items()}
         return {"prediction": self.ensemble(own, present), **own}
 
-    def forward(self, inputs: Maps, present: Present = None) -> Float[Tensor, "b k h w"]:
+    def forward(
+        self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: Present = None
+    ) -> Float[Tensor, "b k h w"]:
         """Return the ensemble's logits; no gradient but that of the ensemble's weights comes through them."""
         return self.outputs(inputs, present)["prediction"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
@@ -104,7 +104,9 @@ class Translator(nn.Module):
         own = {m: hide(torch.tanh(made[m]), present, m) for m in self.modalities}
         return {name: self._rescale(x) for name, x in {"prediction": self.ensemble(own, present), **own}.items()}
 
-    def forward(self, inputs: Maps, present: Present = None) -> Float[Tensor, "b k h w"]:
+    def forward(
+        self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: Present = None
+    ) -> Float[Tensor, "b k h w"]:
         """Return the ensemble's image; no gradient but that of the ensemble's weights comes through it."""
         return self.outputs(inputs, present)["prediction"]
 
