@@ -42,7 +42,9 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         at = int(self.rows[index])
-        sample: dict = {"inputs": {m: torch.from_numpy(read_picture(p[at], self._size)) for m, p in self.inputs.items()}}
+        sample: dict = {
+            "inputs": {m: torch.from_numpy(read_picture(p[at], self._size)) for m, p in self.inputs.items()}
+        }
         if isinstance(self.target, np.ndarray):
             kind = torch.float32 if self.target.dtype.kind == "f" else torch.int64
             sample["target"] = torch.as_tensor(self.target[at]).to(kind)
@@ -80,7 +82,7 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
     shapes = {name: survey(files, name, size) for name, files in paths.items()}
     group = read_group(options.group, columns[options.group]) if options.group else None
     rows = read_split("split", columns["split"]) if _splits(options, columns) else random_split(len(ids), group, seed)
-    task, target, classes = "translation", paths.get(options.target), ()
+    task, target, classes = "translation", paths.get(options.target, []), ()
     if not images:
         labels = tuple(options.classes.split(",")) if options.classes else ()
         task, target, classes = read_target(options.target, columns[options.target], labels)
@@ -143,7 +145,9 @@ def _table(folder: Path, options: ImagesOptions) -> dict[str, np.ndarray]:
     lines = [line for line in lines if line]
     wrong = [number for number, line in enumerate(lines, 2) if len(line) != len(head)]
     if wrong or not lines:
-        raise FileError(f"table {file}: " + (f"line {wrong[0]} has other columns than line 1." if wrong else "no rows."))
+        raise FileError(
+            f"table {file}: " + (f"line {wrong[0]} has other columns than line 1." if wrong else "no rows.")
+        )
     for name in ("id", *(["split"] if given else []), *([options.group] if options.group else [])):
         if name not in head:
             raise InputError(

@@ -73,12 +73,12 @@ class Adversary:
         scale: float | Float[Tensor, " c"] = 0.5,
     ):
         if loss not in LOSSES:
-            raise InputError(f"unknown adversarial loss {loss!r}: one of {', '.join(LOSSES)}.{did_you_mean(loss, LOSSES)}")
+            raise InputError(
+                f"unknown adversarial loss {loss!r}: one of {', '.join(LOSSES)}.{did_you_mean(loss, LOSSES)}"
+            )
         if not (l1 >= 0 and lr > 0):
             raise InputError(f"expected l1 of at least 0 and lr above 0, got {l1} and {lr}")
-        self.discriminator = PatchDiscriminator(
-            channels, outputs, width=width, depth=depth, centre=centre, scale=scale
-        )
+        self.discriminator = PatchDiscriminator(channels, outputs, width=width, depth=depth, centre=centre, scale=scale)
         self.l1, self.loss = l1, loss
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.5, 0.999))
         self._wrapped, self._optimizer, self._fabric = self.discriminator, self.optimizer, None

@@ -99,7 +99,8 @@ def test_sizes_and_number_types(folder):
         ("inputs=vi&target=ir&classes=a,b", "option 'classes' is for class labels"),
         ("inputs=vi&target=ir&size=5", "cannot read size=5: expected HEIGHTxWIDTH"),
         ("inputs=vi&target=ir&size=0x5", "cannot read size=0x5"),
-        ("inputs=vi&target=ir&split=idnex.csv", "cannot be read ("), ("inputs=vi&target=ir&split=idnex.csv", "Did you mean 'index.csv'?"),
+        ("inputs=vi&target=ir&split=idnex.csv", "cannot be read ("),
+        ("inputs=vi&target=ir&split=idnex.csv", "Did you mean 'index.csv'?"),
         ("inputs=vi&target=ir&group=nihgt", "has no column 'nihgt'. Did you mean 'night'? Its columns are id, split"),
     ],
 )

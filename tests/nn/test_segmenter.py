@@ -80,7 +80,9 @@ def test_refine_net_step_by_step(units):
     middle = decoder.pools[1](F.relu(own[1] + grown))
     grown = F.interpolate(decoder.below[0](middle), (13, 17), mode="bilinear", align_corners=True)
     torch.testing.assert_close(decoder(maps), decoder.pools[0](F.relu(own[0] + grown)))
-    with pytest.raises(InputError, match=r"takes 3 maps of \(3, 5, 7\) channels, got \[2, 3, 13, 17\], \[2, 5, 7, 11\]"):
+    with pytest.raises(
+        InputError, match=r"takes 3 maps of \(3, 5, 7\) channels, got \[2, 3, 13, 17\], \[2, 5, 7, 11\]"
+    ):
         decoder(maps[:2])
 
 
