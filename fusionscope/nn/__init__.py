@@ -8,9 +8,13 @@ from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
     from . import functional as functional
+    from ._attach import attach_calibration as attach_calibration
+    from ._attach import detach_calibration as detach_calibration
     from ._attention_fuses import BottleneckAttention as BottleneckAttention
     from ._attention_fuses import CrossAttention as CrossAttention
+    from ._calibration import ContextualCalibration as ContextualCalibration
     from ._channel_exchange import ChannelExchange as ChannelExchange
+    from ._classifier import Classifier as Classifier
     from ._consistency import ConsistencySpeciality as ConsistencySpeciality
     from ._discriminator import PatchDiscriminator as PatchDiscriminator
     from ._encoders import ClipEncoder as ClipEncoder
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from ._gated import Gated as Gated
     from ._heads import DenseHead as DenseHead
     from ._heads import VectorHead as VectorHead
+    from ._hf import HFBackbone as HFBackbone
+    from ._hf import hf_backbone as hf_backbone
     from ._late import LateFusion as LateFusion
     from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from ._resnet import resnet101 as resnet101
     from ._resnet import resnet152 as resnet152
     from ._segmenter import Segmenter as Segmenter
+    from ._sequence_model import SequenceModel as SequenceModel
     from ._share import SharedEncoder as SharedEncoder
     from ._share import share as share
     from ._share import unshare as unshare
@@ -48,8 +55,10 @@ if TYPE_CHECKING:
     from ._tensor_fusion import Bilinear as Bilinear
     from ._tensor_fusion import LowRankTensorFusion as LowRankTensorFusion
     from ._tensor_fusion import TensorFusion as TensorFusion
+    from ._transformer import TokenEncoder as TokenEncoder
     from ._translator import Translator as Translator
     from ._unet import UNet as UNet
+    from ._wrappers import Pooled as Pooled
 
 _exports = {
     "AsymFusion": "_shuffle",
@@ -57,14 +66,17 @@ _exports = {
     "BottleneckAttention": "_attention_fuses",
     "ChannelExchange": "_channel_exchange",
     "ChannelShuffle": "_shuffle",
+    "Classifier": "_classifier",
     "ClipEncoder": "_encoders",
     "Concat": "_fuse",
     "ConsistencySpeciality": "_consistency",
+    "ContextualCalibration": "_calibration",
     "CrossAttention": "_attention_fuses",
     "DenseHead": "_heads",
     "Evidential": "_evidential",
     "FusionNet": "_model",
     "Gated": "_gated",
+    "HFBackbone": "_hf",
     "LateFusion": "_late",
     "LearnedEnsemble": "_late",
     "LowRankTensorFusion": "_tensor_fusion",
@@ -73,21 +85,27 @@ _exports = {
     "ModalityNorm": "_norms",
     "PatchDiscriminator": "_discriminator",
     "PixelShift": "_shuffle",
+    "Pooled": "_wrappers",
     "RefineNet": "_refine",
     "ResNet": "_resnet",
     "Segmenter": "_segmenter",
     "SequenceEncoder": "_encoders",
+    "SequenceModel": "_sequence_model",
     "SharedEncoder": "_share",
     "StudentFusion": "_student",
     "Sum": "_fuse",
     "SumAndProduct": "_fuse",
     "TensorFusion": "_tensor_fusion",
+    "TokenEncoder": "_transformer",
     "Translator": "_translator",
     "UNet": "_unet",
     "VectorEncoder": "_encoders",
     "VectorHead": "_heads",
+    "attach_calibration": "_attach",
     "build_model": "_model",
+    "detach_calibration": "_attach",
     "functional": "",
+    "hf_backbone": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
     "resnet18": "_resnet",

@@ -70,8 +70,13 @@ class ChannelExchange(nn.Module):
         scales = self._scales(scales, tuple(features))
         out = {}
         for m, x in features.items():
+            axis = channel_axis(x)
+            if len(scales[m]) != x.shape[axis]:
+                raise InputError(
+                    f"ChannelExchange got {len(scales[m])} scales for {x.shape[axis]} channels of {m!r} {list(x.shape)}"
+                )
             shape = [1] * x.ndim
-            shape[channel_axis(x)] = -1
+            shape[axis] = -1
             idle = (scales[m].detach().abs() < self.threshold).view(shape)
             others = [n for n in features if n != m]
             mean = torch.stack([features[n] for n in others]).sum(0) if len(others) > 1 else features[others[0]]

@@ -100,12 +100,13 @@ class ConsistencySpeciality(nn.Module):
         pairs = list(combinations(self.modalities, 2))
         both = {(m, n): there(present, m, common[m]) & there(present, n, common[m]) for m, n in pairs}
         found: dict[str, Tensor] = {}
+        dtype = torch.promote_types(features[self.modalities[0]].dtype, torch.float32)
         if self.consistent:
             values = [_cka(pool(common[m]), pool(common[n]), both[m, n]) for m, n in pairs]
-            found["consistency"] = self.weights[0] * (1 - torch.stack(values).mean()).float()
+            found["consistency"] = self.weights[0] * (1 - torch.stack(values).mean()).to(dtype)
         if self.special:
             values = [_cka(pool(own[m]), pool(own[n]), both[m, n]).abs() for m, n in pairs]
-            found["speciality"] = self.weights[1] * torch.stack(values).mean().float()
+            found["speciality"] = self.weights[1] * torch.stack(values).mean().to(dtype)
         return found
 
     def _parts(self, features: Maps) -> tuple[Maps, Maps]:
@@ -148,7 +149,7 @@ def _cka(x: Float[Tensor, "b c"], y: Float[Tensor, "b d"], rows: Bool[Tensor, " 
     # The factor n(n-3) of the three HSIC cancels.
     own = torch.stack([K.square().sum(), L.square().sum()])
     # In float64, what is this small beside the features' own power is rounding of a constant.
-    power = torch.stack([(t.detach().double().square().sum()) for t in (x, y)]).square()
+    power = torch.stack([torch.where(rows[:, None], t.detach().double(), 0.0).square().sum() for t in (x, y)]).square()
     exists = ((own > 1e-20 * power).all() & (rows.sum() >= 4)).detach()
     safe = torch.where(exists, own, torch.ones_like(own))
     return torch.where(exists, (K * L).sum() / safe.sqrt().prod(), torch.zeros_like(own[0]))

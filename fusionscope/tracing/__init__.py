@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fusionscope.tracing._call import FusionPoint as FusionPoint
     from fusionscope.tracing._levels import Tap as Tap
     from fusionscope.tracing._reader import TapReader as TapReader
+    from fusionscope.tracing._record import module_paths as module_paths
     from fusionscope.tracing._runner import differing as differing
     from fusionscope.tracing._state import ModelState as ModelState
     from fusionscope.tracing._state import quiet as quiet
@@ -29,6 +30,7 @@ _exports = {
     "Tap": "_levels",
     "TapReader": "_reader",
     "differing": "_runner",
+    "module_paths": "_record",
     "Trace": "_trace",
     "one_adapter": "_trace",
     "quiet": "_state",

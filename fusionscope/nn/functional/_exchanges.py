@@ -172,6 +172,7 @@ def check_receivers(receivers: Collection[str] | None, modalities: Collection[st
     """
     if receivers is None:
         return tuple(modalities)
+    receivers = (receivers,) if isinstance(receivers, str) else receivers
     for name in receivers:
         if name not in modalities:
             raise InputError(
