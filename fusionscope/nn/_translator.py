@@ -23,9 +23,9 @@ class Translator(nn.Module):
 
     One :class:`UNet` for all sources with private instance norms and an exchange (:func:`share`) gives an image per
     source, ``p_m = centre + scale * tanh(UNet(x_m))``; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m
-    criterion(p_m) + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange demands.
-    Inputs may be of any unit and number type: they are first standardised per modality and channel. With one source
-    there is no exchange and the ensemble is that source's image.
+    criterion(p_m) + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange
+    demands. Inputs may be of any unit and number type: they are first standardised per modality and channel. With one
+    source there is no exchange and the ensemble is that source's image.
 
     After the image translation of Channel Exchanging Networks (arXiv:2011.05005) and AsymFusion (arXiv:2108.05009),
     whose generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
