@@ -138,8 +138,8 @@ def fit(
     trainable = cast(Trainable, model)
     adversary = None
     if config.adversarial:
-        channels = cast(Translator, model).channels
-        adversary = Adversary(channels, n_outputs, width=config.width, centre=centre, scale=scale).setup(fabric)
+        sizes = cast(Translator, model).channels
+        adversary = Adversary(sizes, n_outputs, width=config.width, centre=centre, scale=scale).setup(fabric)
 
     best = (-math.inf, -math.inf)
     count = 0 if val is None else config.checkpoints

@@ -230,8 +230,8 @@ class _Job:
 def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor, Tensor, tuple[int, ...]]:
     """Class counts (samples, or pixels that are not ignored), a target's shape, and between them centre and scale.
 
-    Mean and standard deviation of values to regress; of images the middle and half the width of their range, by channel,
-    which is taken to be 0 to 1 for values between.
+    Mean and standard deviation of values to regress; of images the middle and half the width of each channel's range,
+    which is 0 to 1 for values between.
     """
     loaded = train.target if isinstance(train, Memory) else None
     if loaded is None:

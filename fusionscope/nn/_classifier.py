@@ -7,24 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope.errors import InputError
 
 from ._assembled import Assembled
-from ._channel_exchange import ChannelExchange
 from ._choices import backbone, calibration_of, choices, fuse_of, standardised, vector_encoder
+from ._exchange_names import exchange_of
 from ._heads import VectorHead
 from ._late import OfLogits
 from ._model import _check
 from ._share import share
-from ._shuffle import AsymFusion, ChannelShuffle, PixelShift
 from ._wrappers import Pooled, Standardise
-
-EXCHANGES: dict[str, type[nn.Module]] = {
-    "channel_shuffle": ChannelShuffle,
-    "pixel_shift": PixelShift,
-    "asym_fusion": AsymFusion,
-    "channel_exchange": ChannelExchange,
-}
 
 
 class Classifier(Assembled):
@@ -104,7 +96,9 @@ class Classifier(Assembled):
         one = None
         if shared:
             inputs = {m: shapes[m][-3] for m in together}
-            one, before, size = _shared(chosen, inputs, shapes, width, dropout / 4, norm, _exchange(exchange), at)
+            one, before, size = _shared(
+                chosen, inputs, shapes, width, dropout / 4, norm, exchange_of(exchange, len(together)), at
+            )
             encoders |= before
             channels |= dict.fromkeys(together, size)
         channels = {m: channels[m] for m in shapes}
@@ -137,16 +131,6 @@ def heads_of(
             "give {modality: channels})"
         )
     return VectorHead(size, n_outputs, hidden=hidden, dropout=dropout, regression=regression)
-
-
-def _exchange(choice: str | nn.Module | None) -> nn.Module | None:
-    if not isinstance(choice, str):
-        return choice
-    if choice not in EXCHANGES:
-        raise InputError(
-            f"unknown exchange {choice!r}: one of {', '.join(EXCHANGES)}.{did_you_mean(choice, EXCHANGES)}"
-        )
-    return EXCHANGES[choice]()
 
 
 def _shared(

@@ -290,7 +290,8 @@ def test_augment_is_seeded_and_scaled(axes):
 
 def test_flips_without_strength_permute_pixels():
     x = torch.arange(5 * 7.0).view(1, 1, 5, 7).expand(29, 1, 5, 7)
-    out = Augment({"x": "NCHW"}, target="classification", strength=0.0, flips=True)({"x": x}, torch.zeros(29))[0]["x"].round()
+    change = Augment({"x": "NCHW"}, target="classification", strength=0.0, flips=True)
+    out = change({"x": x}, torch.zeros(29))[0]["x"].round()
     allowed = [f.flatten().tolist() for f in (x[0], x[0].flip(1), x[0].flip(2), x[0].flip(1, 2))]
     found = [o.flatten().tolist() for o in out]
     assert all(o in allowed for o in found)
