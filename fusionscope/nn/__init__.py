@@ -114,5 +114,5 @@ _exports = {
     "share": "_share",
     "unshare": "_share",
 }
-__getattr__, __dir__ = attach(__name__, _exports)
+__getattr__, __dir__ = attach(__name__, _exports | {"functional": ""})
 __all__ = sorted(_exports)

@@ -79,7 +79,9 @@ class Assembled(FusionNet):
         x = super().encode(inputs)
         if self.shared is not None:
             taken = cast(Any, self.shared).modalities
-            x |= self.shared({m: x[m] for m in taken}, present)
+            x |= self.shared(
+                {m: x[m] for m in taken}, present and ({m: p for m, p in present.items() if m in taken} or None)
+            )
         return x
 
     def predict(self, features: dict[str, Tensor], present: Present = None) -> Float[Tensor, "b ..."]:

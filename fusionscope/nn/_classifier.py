@@ -15,6 +15,7 @@ from ._choices import backbone, calibration_of, choices, fuse_of, standardised, 
 from ._heads import VectorHead
 from ._late import OfLogits
 from ._model import _check
+from ._share import share
 from ._shuffle import AsymFusion, ChannelShuffle, PixelShift
 from ._wrappers import Pooled, Standardise
 
@@ -165,8 +166,8 @@ def _shared(
         raise InputError(f"shared=True takes one encoder for all maps, got {dict(chosen)}")
     if len({tuple(shapes[m][-2:]) for m in inputs}) > 1:
         raise InputError(f"shared=True needs maps of one size, got { ({m: tuple(shapes[m]) for m in inputs}) }")
-    from ._share import share
-
     net = Pooled(backbone(choice, inputs[first], shapes[first][-2:], width, dropout))
-    before = {m: Standardise(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()}
+    before: dict[str, nn.Module] = {
+        m: Standardise(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()
+    }
     return share(net, dict(inputs), norm=norm, exchange=exchange, at=at), before, net.channels

@@ -163,7 +163,7 @@ def _rows_in(x: Tensor, axes: tuple[int, ...]) -> int:
 
 def _count(norm: NormValues, active: tuple[str, ...], seen: Tensor | None) -> None:
     tracked = norm.num_batches_tracked
-    if tracked is None:
+    if tracked is None or norm.kind != "batch":  # torch's instance norms hold the number, but do not count
         return
     if not norm.own[1]:
         tracked.add_(1 if seen is None else seen.any().to(tracked.dtype))

@@ -174,8 +174,8 @@ def _fill_grid(exchange: nn.Module, backbone: nn.Module) -> None:
     for holder in holders:
         if getattr(holder, "grid", 0) is None:
             holder.grid = token_grid(backbone)
-        if getattr(holder, "prefix", None) == 0:
-            holder.prefix = prefix_tokens(backbone)
+            if getattr(holder, "prefix", None) == 0:
+                holder.prefix = prefix_tokens(backbone)
 
 
 def without_places(backbone: nn.Module) -> nn.Module:

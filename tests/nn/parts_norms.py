@@ -11,22 +11,17 @@ class OwnNorm(nn.LayerNorm):
     """A norm that is not torch's."""
 
 
-def _norm(norm: nn.Module, private: str = "both", **options: bool) -> nn.Module:
+def _norm(norm: nn.Module, private: str = "both") -> nn.Module:
     from fusionscope.nn import ModalityNorm
 
-    return ModalityNorm(norm, ("rgb", "depth", "audio"), private, **options)
+    return ModalityNorm(norm, ("rgb", "depth", "audio"), private)
 
 
 PARTS: dict[str, Case] = {
     "batch norm vectors": Case(lambda: _norm(nn.BatchNorm1d(20)), VECTORS, exchange=True),
-    "batch norm sequences": Case(lambda: _norm(nn.BatchNorm1d(20)), SEQUENCES, exchange=True),
     "batch norm maps": Case(lambda: _norm(nn.BatchNorm2d(20)), MAPS, exchange=True),
     "batch norm maps affine": Case(lambda: _norm(nn.BatchNorm2d(20), "affine"), MAPS, exchange=True),
-    "batch norm maps statistics": Case(lambda: _norm(nn.BatchNorm2d(20), "statistics"), MAPS, exchange=True),
-    "batch norm maps frozen": Case(lambda: _norm(nn.BatchNorm2d(20), frozen=True), MAPS, exchange=True),
-    "layer norm vectors": Case(lambda: _norm(nn.LayerNorm(20)), VECTORS, exchange=True),
     "layer norm maps": Case(lambda: _norm(nn.LayerNorm(20)), MAPS, exchange=True),
     "group norm maps": Case(lambda: _norm(nn.GroupNorm(5, 20)), MAPS, exchange=True),
-    "instance norm maps": Case(lambda: _norm(nn.InstanceNorm2d(20, affine=True)), MAPS, exchange=True),
     "unknown norm sequences": Case(lambda: _norm(OwnNorm(20)), SEQUENCES, exchange=True),
 }
