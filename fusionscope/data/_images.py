@@ -82,7 +82,7 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
     shapes = {name: survey(files, name, size) for name, files in paths.items()}
     group = read_group(options.group, columns[options.group]) if options.group else None
     rows = read_split("split", columns["split"]) if _splits(options, columns) else random_split(len(ids), group, seed)
-    task, target, classes = "translation", paths.get(options.target), ()
+    task, target, classes = "translation", paths.get(options.target, []), ()
     if not images:
         labels = tuple(options.classes.split(",")) if options.classes else ()
         task, target, classes = read_target(options.target, columns[options.target], labels)

@@ -34,12 +34,12 @@ class Segmenter(nn.Module):
     modality, enlarged bilinearly to the inputs' size; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m CE(l_m)
     + CE(sum_m a_m stopgrad(l_m))`` and what the exchange demands: each modality learns by itself, the ensemble's term
     trains ``a`` alone. Inputs may be of any unit and number type: they are first standardised per modality and
-    channel. Source: Wang et al. 2020, arXiv:2108.05009, with the light decoder of arXiv:1810.03272 (*reconstruction*: the
-    published model has RefineNet's full one).
+    channel. Source: Wang et al. 2020, arXiv:2108.05009, with the light decoder of arXiv:1810.03272 (*reconstruction*:
+    the published model has RefineNet's full one).
 
     Args:
-        channels: of each modality, or one number that all ``modalities`` share. The encoder takes the most; others get a
-            stem of their own.
+        channels: of each modality, or one number that all ``modalities`` share. An encoder given by name takes the
+            most; others get a stem of their own.
         classes: number of classes K.
         encoder: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152", or a module that returns a list of maps
             of falling resolution and has their ``channels``.
@@ -111,7 +111,7 @@ class Segmenter(nn.Module):
         own = {m: hide(v, present, m) for m, v in separate(logits, self.modalities).items()}
         return {"prediction": self.ensemble(own, present), **own}
 
-    def forward(self, inputs: Maps, present: Present = None) -> Float[Tensor, "b k h w"]:
+    def forward(self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: Present = None) -> Float[Tensor, "b k h w"]:
         """Return the ensemble's logits; no gradient but that of the ensemble's weights comes through them."""
         return self.outputs(inputs, present)["prediction"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
@@ -22,13 +22,13 @@ class Translator(nn.Module):
     """An image from images of other modalities: ``{m: [B,C_m,H,W]} -> [B,outputs,H,W]``, of any size.
 
     One :class:`UNet` for all sources with private instance norms and an exchange (:func:`share`) gives an image per
-    source, ``centre + scale * tanh(UNet(x_m))``; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m criterion(p_m)
-    + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange demands.
-    Inputs may be of any unit and number type: they are first standardised per modality and channel. With one source
-    there is no exchange and the ensemble is that source's image.
+    source, ``p_m = centre + scale * tanh(UNet(x_m))``; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m
+    criterion(p_m) + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange
+    demands. Inputs may be of any unit and number type: they are first standardised per modality and channel. With one
+    source there is no exchange and the ensemble is that source's image.
 
-    After the image translation of Channel Exchanging Networks (arXiv:2011.05005) and AsymFusion (arXiv:2108.05009), whose
-    generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
+    After the image translation of Channel Exchanging Networks (arXiv:2011.05005) and AsymFusion (arXiv:2108.05009),
+    whose generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
 
     Args:
         channels: of each source, or one number that all ``modalities`` share. The generator takes the most; others
@@ -104,7 +104,7 @@ class Translator(nn.Module):
         own = {m: hide(torch.tanh(made[m]), present, m) for m in self.modalities}
         return {name: self._rescale(x) for name, x in {"prediction": self.ensemble(own, present), **own}.items()}
 
-    def forward(self, inputs: Maps, present: Present = None) -> Float[Tensor, "b k h w"]:
+    def forward(self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: Present = None) -> Float[Tensor, "b k h w"]:
         """Return the ensemble's image; no gradient but that of the ensemble's weights comes through it."""
         return self.outputs(inputs, present)["prediction"]
 
