@@ -16,7 +16,7 @@ from ._heads import VectorHead
 from ._late import OfLogits
 from ._model import _check
 from ._share import share
-from ._wrappers import Pooled, Standardise
+from ._wrappers import Pooled, RawNorm
 
 
 class Classifier(Assembled):
@@ -151,7 +151,5 @@ def _shared(
     if len({tuple(shapes[m][-2:]) for m in inputs}) > 1:
         raise InputError(f"shared=True needs maps of one size, got { ({m: tuple(shapes[m]) for m in inputs}) }")
     net = Pooled(backbone(choice, inputs[first], shapes[first][-2:], width, dropout))
-    before: dict[str, nn.Module] = {
-        m: Standardise(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()
-    }
+    before: dict[str, nn.Module] = {m: RawNorm(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()}
     return share(net, dict(inputs), norm=norm, exchange=exchange, at=at), before, net.channels
