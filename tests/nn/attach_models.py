@@ -73,7 +73,7 @@ class GatedFuse(nn.Module):
 
 
 class Gated(nn.Module):
-    """A fuse with separate arguments, called twice: for the other order of a pair nothing meets."""
+    """Encoders, then a fuse that takes their features as separate arguments."""
 
     def __init__(self):
         super().__init__()
