@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +83,13 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
     shapes = {name: survey(files, name, size) for name, files in paths.items()}
     group = read_group(options.group, columns[options.group]) if options.group else None
     rows = read_split("split", columns["split"]) if _splits(options, columns) else random_split(len(ids), group, seed)
-    task, target, classes = "translation", paths.get(options.target), ()
+    task, target, classes = "translation", paths.get(options.target, []), ()
     if not images:
         labels = tuple(options.classes.split(",")) if options.classes else ()
         task, target, classes = read_target(options.target, columns[options.target], labels)
-    parts: list = [task, *classes, options.size, *names, *ids, *(rows[name] for name in rows)]
-    parts += [np.frombuffer(p.read_bytes(), np.uint8) for files in paths.values() for p in files]
-    parts += [x for x in (target, group) if isinstance(x, np.ndarray)]
+    words = [task, *classes, options.size, *names, *ids]
+    arrays = [*rows.values(), *(x for x in (target, group) if isinstance(x, np.ndarray))]
+    files = (np.frombuffer(p.read_bytes(), np.uint8) for found in paths.values() for p in found)
     inputs = {name: paths[name] for name in names}
     return DataSplits(
         spec=spec,
@@ -99,7 +100,7 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
         task=task,
         classes=classes,
         truth=None,
-        fingerprint=fingerprint(parts),
+        fingerprint=fingerprint(chain(words, arrays, files)),
     )
 
 

@@ -38,8 +38,9 @@ class Scores:
     Classification: accuracy and balanced accuracy (mean recall of the classes that occur), recall per class. Dense:
     pixel accuracy, mIoU (mean over classes that occur in target or prediction), IoU per class. Regression: R2
     (1 - SSE / total sum of squares, mean over values) and mean absolute error. Translation: PSNR in dB,
-    ``10 log10(data_range² / MSE)``, SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861; Gaussian window of 1.5 pixels,
-    where it lies inside the picture; left out below 11x11 pixels), both per image and then averaged, and mean absolute error in the target's unit.
+    ``10 log10(data_range² / MSE)``, and SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861; Gaussian window of 1.5
+    pixels, where it lies inside the picture; left out below 11x11 pixels), both per image and then averaged, and mean
+    absolute error in the target's unit.
 
     Args:
         task: one of ``METRIC``.

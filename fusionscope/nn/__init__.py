@@ -104,7 +104,6 @@ _exports = {
     "attach_calibration": "_attach",
     "build_model": "_model",
     "detach_calibration": "_attach",
-    "functional": "",
     "hf_backbone": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
@@ -114,5 +113,5 @@ _exports = {
     "share": "_share",
     "unshare": "_share",
 }
-__getattr__, __dir__ = attach(__name__, _exports)
+__getattr__, __dir__ = attach(__name__, _exports | {"functional": ""})
 __all__ = sorted(_exports)

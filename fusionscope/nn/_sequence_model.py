@@ -69,9 +69,7 @@ class SequenceModel(Assembled):
         """
         _check(shapes, axes, task, "concat")
         if task == "dense":
-            raise InputError(
-                "a SequenceModel predicts classes or values per sample: task 'classification' or 'regression'"
-            )
+            raise InputError("a SequenceModel predicts per sample: task 'classification' or 'regression', not 'dense'")
         chosen = choices(encoder, axes)
         encoders = {m: token_encoder(chosen[m], shapes[m], axes[m], width, dropout / 4) for m in shapes}
         channels = {m: int(e.channels) for m, e in encoders.items()}  # ty: ignore[invalid-argument-type]

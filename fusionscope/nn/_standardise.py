@@ -50,14 +50,13 @@ class Standardise(nn.Module):
 class MaskedNorm(nn.BatchNorm2d):
     """A batch norm without affine whose statistics are those of the samples to ``keep``; half precision in float32."""
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
     def __init__(self, channels: int):
         super().__init__(channels, affine=False)
 
-    def forward(self, x: Float[Tensor, "b c h w"], keep: Bool[Tensor, " b"] | None = None) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, input: Float[Tensor, "b c h w"], keep: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        x = input
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         if keep is None or not self.training:
             return super().forward(wide).to(x.dtype)
@@ -68,7 +67,13 @@ class MaskedNorm(nn.BatchNorm2d):
         var = centred.square().sum((0, 2, 3)) / count.clamp(min=1)
         with torch.no_grad():
             rate = torch.where(count > 1, float(self.momentum or 0.1), 0.0)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-            self.running_var.lerp_((var * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), rate)
-            self.num_batches_tracked.add_(count > 1)
+            _mix(self.running_mean, mean, rate)
+            _mix(self.running_var, var * count / (count - 1).clamp(min=1), rate)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(count > 1)
         return (centred * (var + self.eps).rsqrt()[:, None, None]).to(x.dtype)
+
+
+def _mix(running: Tensor | None, new: Tensor, rate: Tensor) -> None:
+    if running is not None:
+        running.lerp_(new.to(running.dtype), rate)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
+from ._exchange_names import exchange_of
 from ._late import LearnedEnsemble
 from ._part import hide
-from ._segmenter import Criterion, Maps, Present, ensemble_loss, find_exchange, model_sizes
+from ._segmenter import Criterion, Maps, Present, ensemble_loss, model_sizes
 from ._share import share
 from ._standardise import Standardise
 from ._unet import UNet
@@ -22,13 +23,13 @@ class Translator(nn.Module):
     """An image from images of other modalities: ``{m: [B,C_m,H,W]} -> [B,outputs,H,W]``, of any size.
 
     One :class:`UNet` for all sources with private instance norms and an exchange (:func:`share`) gives an image per
-    source, ``centre + scale * tanh(UNet(x_m))``; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m criterion(p_m)
-    + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange demands.
-    Inputs may be of any unit and number type: they are first standardised per modality and channel. With one source
-    there is no exchange and the ensemble is that source's image.
+    source, ``p_m = centre + scale * tanh(UNet(x_m))``; :class:`LearnedEnsemble` weighs them. The loss is ``sum_m
+    criterion(p_m) + criterion(sum_m a_m stopgrad(p_m))``, where the criterion may be adversarial, and what the exchange
+    demands. Inputs may be of any unit and number type: they are first standardised per modality and channel. With one
+    source there is no exchange and the ensemble is that source's image.
 
-    After the image translation of Channel Exchanging Networks (arXiv:2011.05005) and AsymFusion (arXiv:2108.05009), whose
-    generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
+    After the image translation of Channel Exchanging Networks (arXiv:2011.05005) and AsymFusion (arXiv:2108.05009),
+    whose generator is that of arXiv:1611.07004 (*reconstruction*: widths, blocks and resizing are :class:`UNet`'s).
 
     Args:
         channels: of each source, or one number that all ``modalities`` share. The generator takes the most; others
@@ -36,14 +37,15 @@ class Translator(nn.Module):
         outputs: channels of the image to make.
         width: channels of the generator's first convolution.
         depth: how often the generator halves the map.
-        exchange: among the sources, in every halving block; "asymfusion" stands for ``AsymFusion()`` where there are
-            two sources or more.
+        exchange: among the sources, in every halving block: "asym_fusion", "channel_shuffle", "pixel_shift",
+            "channel_exchange", a module or None.
         norm: what :func:`share` does with norms.
         dropout: in the generator's two deepest enlarging blocks.
         modalities: names, if ``channels`` is a number.
 
     Attributes:
         modalities: the sources' names, in order.
+        channels: of each source.
         generator, ensemble: the parts.
 
     Raises:
@@ -67,7 +69,7 @@ class Translator(nn.Module):
         outputs: int,
         width: int = 32,
         depth: int = 4,
-        exchange: str | nn.Module | None = "asymfusion",
+        exchange: str | nn.Module | None = "asym_fusion",
         norm: str = "private",
         dropout: float = 0.0,
         *,
@@ -75,10 +77,10 @@ class Translator(nn.Module):
     ):
         super().__init__()
         sizes = model_sizes(channels, modalities, "Translator")
-        self.modalities = tuple(sizes)
+        self.modalities, self.channels = tuple(sizes), sizes
         self.standardise = Standardise(sizes, "Translator")
         backbone = UNet(max(sizes.values()), outputs, width=width, depth=depth, dropout=dropout)
-        found = find_exchange(exchange, sizes)
+        found = exchange_of(exchange, len(sizes))
         at = None if found is None else backbone.blocks
         self.generator = share(backbone, sizes, norm=norm, exchange=found, at=at)
         self.ensemble = LearnedEnsemble(outputs, self.modalities)
@@ -104,7 +106,7 @@ class Translator(nn.Module):
         own = {m: hide(torch.tanh(made[m]), present, m) for m in self.modalities}
         return {name: self._rescale(x) for name, x in {"prediction": self.ensemble(own, present), **own}.items()}
 
-    def forward(self, inputs: Maps, present: Present = None) -> Float[Tensor, "b k h w"]:
+    def forward(self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: Present = None) -> Float[Tensor, "b k h w"]:
         """Return the ensemble's image; no gradient but that of the ensemble's weights comes through it."""
         return self.outputs(inputs, present)["prediction"]
 

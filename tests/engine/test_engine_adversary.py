@@ -77,8 +77,8 @@ def test_what_counts_as_made():
 def test_bad_settings():
     with pytest.raises(InputError, match="unknown adversarial loss 'hinge': one of least squares, bce"):
         Adversary({"vi": 1}, 1, loss="hinge")
-    with pytest.raises(InputError, match="expected l1 of at least 0 and lr above 0, got -1"):
-        Adversary({"vi": 1}, 1, l1=-1)
+    with pytest.raises(InputError, match="expected l1 of at least 0 and lr above 0, got -1.0"):
+        Adversary({"vi": 1}, 1, l1=-1.0)
     with pytest.raises(InputError, match="expected targets to find their range"):
         range_of([])
 

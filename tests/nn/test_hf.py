@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fusionscope.errors import InputError
-from fusionscope.nn import hf_backbone
+from fusionscope.nn import Classifier, hf_backbone
+from fusionscope.nn._wrappers import RawNorm
 
 transformers = pytest.importorskip("transformers")
 
@@ -97,6 +98,17 @@ def test_error_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'fusionscope\[hf\]'"):
         hf_backbone("resnet")
+
+
+def test_in_a_classifier():
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    shapes, axes = {"rgb": (3, 17, 19), "depth": (1, 17, 19)}, {"rgb": "NCHW", "depth": "NCHW"}
+    inputs = {m: torch.randn(5, *s) for m, s in shapes.items()}
+    for shared in (False, True):
+        model = Classifier.build(shapes, axes, 3, encoder=config, shared=shared)
+        assert model.channels == {"rgb": 8, "depth": 8}
+        assert sum(isinstance(part, RawNorm) for part in model.modules()) == 2
+        assert model(inputs).shape == (5, 3)
 
 
 def test_export():

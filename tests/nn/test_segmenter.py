@@ -22,7 +22,7 @@ def sample(batch: int = 3, size: tuple[int, int] = (37, 43), channels: dict[str,
 
 def small(channels: dict[str, int] = CHANNELS, classes: int = 5, **settings) -> Segmenter:
     torch.manual_seed(0)
-    encoder = ResNet(max(channels.values()), (1, 1, 1, 1), width=8)
+    encoder = ResNet(max(channels.values()), (1,) * settings.pop("stages", 4), width=8)
     return Segmenter(channels, classes, encoder, **{"width": 7, "dropout": 0.0, **settings})
 
 
@@ -150,7 +150,7 @@ def test_who_is_absent_neither_counts_nor_learns():
 
 
 def test_it_overfits_four_pictures():
-    model = small({"rgb": 3, "depth": 1}, classes=2)
+    model = small({"rgb": 3, "depth": 1}, classes=2, stages=2)
     x = sample(4, (31, 37))
     edges = F.avg_pool2d(x["rgb"][:, :1] + x["depth"], 9, stride=1, padding=4)[:, 0]
     target = (edges > 0).long()
@@ -171,7 +171,7 @@ def test_errors():
         Segmenter(CHANNELS, 2, "resnet81")
     with pytest.raises(InputError, match=r"an encoder that returns a list of maps .*, got Conv2d with channels None"):
         Segmenter(CHANNELS, 2, nn.Conv2d(3, 2, 1))
-    with pytest.raises(InputError, match="unknown exchange 'asym': 'asymfusion', None or a module"):
+    with pytest.raises(InputError, match="unknown exchange 'asym': .* None or a module"):
         Segmenter(CHANNELS, 2, exchange="asym")
     with pytest.raises(InputError, match="names an output 'prediction'"):
         Segmenter({"rgb": 3, "prediction": 1}, 2)
@@ -183,13 +183,35 @@ def test_errors():
         model({"rgb": x["rgb"], "depth": x["depth"][:, :, :31]})
 
 
-def test_trace_shows_the_streams_and_where_they_meet():
-    """Without an exchange the ensemble is the only place; with it, one more in the last block of each stage."""
-    batch = sample(4)
-    found = fs.trace(small(exchange=None), batch)
-    (point,) = found.fusion_points
-    assert point.modalities == {"rgb", "depth"}
-    assert point.call.path == "ensemble"
+def test_trace_without_an_exchange():
+    """The ensemble is the only place where the modalities meet; up to it there is one stream per modality."""
+    found = fs.trace(small(exchange=None, stages=2), sample(3))
+    assert [(p.kind, p.call.path) for p in found.fusion_points] == [("mix", "ensemble")]
+    assert any("rows [0::2] rgb, [1::2] depth" in message for message in found.messages)
     for m in CHANNELS:
         assert found.streams[m][0].path == f"standardise.norms.{m}"
         assert found.streams[m][-1].path == "classifier"
+
+
+def test_trace_with_asymfusion():
+    """One pair in each stage's last block, before and after training; the lanes go on between them."""
+    model = small(stages=2)
+    batch, target = sample(3, (17, 19)), torch.randint(5, (3, 17, 19))
+    places = [f"encoder.exchanges.{i}.exchange.{half}" for i in range(2) for half in ("before", "after")]
+    found = fs.trace(model, batch)
+    assert [p.call.path for p in found.fusion_points] == [*places, "ensemble"]
+    assert all(c.wired_to == {"rgb", "depth"} for c in found.calls if c.path == "ensemble")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.loss(model.outputs(batch), target, criterion).backward()
+        optimizer.step()
+    found = fs.trace(model, batch)
+    assert [p.call.path for p in found.fusion_points] == [*places, "ensemble"]
+    assert [len(found.lanes[m]) for m in CHANNELS] == [5, 5]
+    for m in CHANNELS:
+        assert {c.path for c in found.lanes[m][0]} >= {f"standardise.norms.{m}", "encoder.backbone.conv1"}
+        assert found.lanes[m][-1][-1].path == "classifier"
+    deepest = [c for c in found.calls if c.path == "encoder.backbone.layer2"]
+    assert deepest
+    assert all(c.depends_on == {"rgb", "depth"} for c in deepest)

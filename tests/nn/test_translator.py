@@ -101,15 +101,30 @@ def test_it_overfits_two_pictures():
     assert loss.item() < first / 3
 
 
-def test_trace_shows_the_streams_and_where_they_meet():
-    found = fs.trace(small(exchange=None), sample(4))
-    (point,) = found.fusion_points
-    assert point.modalities == {"texture", "shade"}
-    assert point.call.path == "ensemble"
+def test_trace_with_and_without_an_exchange():
+    found = fs.trace(small(exchange=None, depth=2), sample(3))
+    assert [(p.kind, p.call.path) for p in found.fusion_points] == [("mix", "ensemble")]
     assert [found.streams[m][0].path for m in CHANNELS] == [f"standardise.norms.{m}" for m in CHANNELS]
-    alone = fs.trace(small({"vi": 3}), (sample(4, channels={"vi": 3}), torch.zeros(4)))
-    assert alone.fusion_points == ()
-    assert alone.call("ensemble").depends_on == {"vi"}
+    model, batch = small(depth=2), sample(3, (17, 19))
+    places = [f"generator.exchanges.0.exchange.{half}" for half in ("before", "after")]
+    assert [p.call.path for p in fs.trace(model, batch).fusion_points] == [*places, "ensemble"]
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.loss(model.outputs(batch), torch.rand(3, 2, 17, 19), F.l1_loss).backward()
+        optimizer.step()
+    found = fs.trace(model, batch)
+    assert [p.call.path for p in found.fusion_points] == [*places, "ensemble"]
+    assert [len(found.lanes[m]) for m in CHANNELS] == [3, 3]
+    last = [c for c in found.calls if c.path == "generator.backbone.last"]
+    assert last
+    assert all(c.depends_on == set(CHANNELS) for c in last)
+
+
+def test_trace_of_one_source():
+    found = fs.trace(small({"vi": 3}, depth=2), {"vi": torch.randn(3, 3, 17, 19)})
+    assert found.fusion_points == ()
+    assert found.call("ensemble").depends_on == {"vi"}
 
 
 def test_discriminator_sees_patches_of_seventy_pixels():
