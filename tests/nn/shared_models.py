@@ -21,6 +21,12 @@ def resnet(layer: str = "bottleneck", **options: Any) -> nn.Module:
     return ResNetBackbone(ResNetConfig(layer_type=layer, out_features=["stage1", "stage2"], **sizes))
 
 
+def our_resnet() -> nn.Module:
+    from fusionscope.nn import resnet18
+
+    return resnet18(width=7)
+
+
 def convnext() -> nn.Module:
     from transformers import ConvNextBackbone, ConvNextConfig
 
@@ -91,6 +97,7 @@ class Folded(nn.Module):
 OURS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "maps": (lambda: maps(13, 11, 2, 3), (3, 5, 11)),
     "tokens": (lambda: tokens(20, 7, 2), (7, 20)),
+    "our resnet": (our_resnet, (3, 64, 64)),
     "resnet": (resnet, (3, 32, 32)),
     "resnet basic": (lambda: resnet("basic"), (3, 32, 32)),
     "convnext": (convnext, (3, 32, 32)),

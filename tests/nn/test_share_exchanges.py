@@ -19,6 +19,7 @@ from .test_share import NAMES, apart, assert_same
 PLACES = {
     "maps": (["1.1"], ("conv2", "conv3", "bn2")),
     "tokens": (["0.1"], None),
+    "our resnet": ([f"layer{i}.1" for i in range(1, 5)], ("conv2", None, "bn2")),
     "resnet": (
         ["encoder.stages.0.layers.1", "encoder.stages.1.layers.1"],
         ("layer.1.convolution", "layer.2.convolution", "layer.1.normalization"),
