@@ -35,7 +35,10 @@ Examples:
   fusionscope train --data scenes --out runs/demo
   fusionscope train --data "npz:FILE.npz?inputs=image:NHW,audio:NTC&target=label&split=split" --out runs/av --seed 1
   fusionscope train --data digits --out runs/top --modalities top
-  fusionscope train --data digits --out runs/twins --solo --copies 2 --checkpoints 6"""
+  fusionscope train --data digits --out runs/twins --solo --copies 2 --checkpoints 6
+  fusionscope train examples/leaves100.toml --out runs/leaves --seed 1
+
+A TOML file gives settings by their names below (lr = 0.001, batch_size = 16); options after it go before the file's."""
 
 DISSECT = """\
 Measure what each modality contributes, where modalities agree and differ; write tables and an HTML report.
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = _parse(arguments)
         sys.stdout.flush()
+    except FusionscopeError as error:
+        _fail(str(error))
     except BrokenPipeError:
         _hang_up()
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
@@ -107,10 +112,17 @@ def _parse(arguments: list[str]) -> Any:
     import tyro
 
     from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
-    from fusionscope.engine import TrainConfig
+    from fusionscope.engine import TrainConfig, read_config
 
+    default: Any = tyro.MISSING
+    if arguments[0] == "train" and len(arguments) > 1 and arguments[1].endswith(".toml"):
+        path, *rest = arguments[1:]
+        given = {option.partition("=")[0].strip("-").replace("-", "_") for option in rest if option.startswith("--")}
+        required = {name: tyro.MISSING for name in ("data", "out")}
+        default = TrainConfig(**required | read_config(path, skip=given))
+        arguments = ["train", *rest]
     command = (
-        Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False)]
+        Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
         | Annotated[TraceOptions, tyro.conf.subcommand("trace", description=TRACE, prefix_name=False)]
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]

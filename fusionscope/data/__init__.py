@@ -1,4 +1,4 @@
-"""Data sources (rendered scenes, scikit-learn's digits, readers of ``.npz`` files), and corruptions of modalities."""
+"""Data sources (rendered scenes, digits, readers of ``.npz`` files and image folders), corruptions of modalities."""
 
 from typing import TYPE_CHECKING
 

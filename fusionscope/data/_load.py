@@ -6,7 +6,7 @@ from typing import cast
 
 from fusionscope.errors import InputError
 
-from ._spec import DigitsOptions, NpzOptions, ScenesOptions, parse_spec
+from ._spec import DigitsOptions, ImagesOptions, NpzOptions, ScenesOptions, parse_spec
 from ._splits import DataSplits, fingerprint
 
 
@@ -22,6 +22,14 @@ def load_data(spec: str, *, seed: int = 0) -> DataSplits:
       1 or "val", 2 or "test"; not given, an array named "split" is used if there is one, else a seeded 70/15/15 split,
       by group where one is given; ``split=random`` asks for the latter. The path may begin with ``~``.
 
+    - ``images:FOLDER?inputs=vi&target=ir``: a folder of images per modality (and for the target), matched by file name
+      without its ending; needs Pillow (the extra ``media``). Optionally ``split=index.csv``, a table in FOLDER with the
+      columns id and split ("train", "val", "test"; ids that it leaves out are not used), by default ``index.csv`` where
+      there is one, else a seeded 70/15/15 split, as with ``split=random``; ``size=120x160`` (height x width) resizes
+      everything. Values are scaled to [0, 1], grey images have 1 channel, others 3. The target is another such folder
+      (task "translation"), or a column of the table (a class or a number per image; ``classes=`` as for npz);
+      ``group=`` names a column too.
+
     Axes of an npz input are letters, samples first: N sample, T time, C channel, H, W space, V joint, F frequency. They
     are delivered as NC, NTC, NCHW or NTCHW: V is folded into C; so is F, save where it stands for the missing one of H
     and W; T next to H and W without a C becomes C; a missing C is one channel. uint8 is scaled to [0, 1] (category
@@ -35,7 +43,7 @@ def load_data(spec: str, *, seed: int = 0) -> DataSplits:
 
     Raises:
         InputError: the spec, or the data in a file, is not what was expected.
-        FileError: a file is missing or is not an ``.npz`` of plain arrays.
+        FileError: a file is missing, is not an ``.npz`` of plain arrays, or an image cannot be read.
 
     >>> load_data("digits")  # doctest: +ELLIPSIS
     DataSplits('digits'): train 1078, val 269, test 450; fingerprint ...
@@ -52,6 +60,10 @@ def load_data(spec: str, *, seed: int = 0) -> DataSplits:
         from ._digits import load_digit_views
 
         return load_digit_views(spec, cast(DigitsOptions, options), seed)
+    if source == "images":
+        from ._images import load_images
+
+        return load_images(spec, path, cast(ImagesOptions, options), seed)
     from ._npz import load_npz
 
     return load_npz(spec, path, cast(NpzOptions, options), seed)

@@ -43,8 +43,31 @@ class NpzOptions(msgspec.Struct, frozen=True):
     ignore: int | None = None
 
 
-SOURCES: dict[str, type[msgspec.Struct]] = {"scenes": ScenesOptions, "digits": DigitsOptions, "npz": NpzOptions}
-_EXAMPLES = "'scenes?train=2000&night=0.3', 'digits' or 'npz:FILE.npz?inputs=rgb:NHWC,depth:NHW&target=label'"
+class ImagesOptions(msgspec.Struct, frozen=True):
+    """Options of ``images``; an empty string means not given."""
+
+    inputs: str = ""
+    target: str = ""
+    split: str = ""
+    group: str = ""
+    classes: str = ""
+    size: str = ""
+
+
+SOURCES: dict[str, type[msgspec.Struct]] = {
+    "scenes": ScenesOptions,
+    "digits": DigitsOptions,
+    "npz": NpzOptions,
+    "images": ImagesOptions,
+}
+_READS = {
+    "npz": "no file. Write 'npz:FILE.npz?inputs=rgb:NHWC&target=label'.",
+    "images": "no folder. Write 'images:FOLDER?inputs=vi&target=ir'.",
+}
+_EXAMPLES = (
+    "'scenes?train=2000&night=0.3', 'digits', 'npz:FILE.npz?inputs=rgb:NHWC,depth:NHW&target=label' "
+    "or 'images:FOLDER?inputs=vi&target=ir'"
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -68,9 +91,9 @@ def parse_spec(spec: str) -> tuple[str, str, msgspec.Struct]:
             f"unknown data source {source!r} in {spec!r}.{did_you_mean(source, SOURCES)} "
             f"Expected {', '.join(SOURCES)}, as in {_EXAMPLES}."
         )
-    if source == "npz" and not path:
-        raise InputError(f"data spec {spec!r} names no file. Write 'npz:FILE.npz?inputs=rgb:NHWC&target=label'.")
-    if source != "npz" and colon:
+    if source in _READS and not path:
+        raise InputError(f"data spec {spec!r} names {_READS[source]}")
+    if source not in _READS and colon:
         raise InputError(f"data source {source!r} reads no file, but {spec!r} gives {path!r}. Leave ':{path}' out.")
     return source, path, _typed(SOURCES[source], _pairs(query, spec), source)
 

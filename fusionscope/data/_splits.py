@@ -26,9 +26,9 @@ class DataSplits:
         modalities: names of the inputs.
         axes: per modality, axes of a batch: "NC", "NTC", "NCHW" or "NTCHW".
         shapes: per modality, shape of one sample.
-        task: "classification" (int64 target []), "dense" (int64 [H, W], negative = ignored) or "regression" (float32
-            [] or [D]).
-        classes: class names by index; empty for regression.
+        task: "classification" (int64 target []), "dense" (int64 [H, W], negative = ignored), "regression" (float32 []
+            or [D]) or "translation" (float32 [C, H, W] in 0..1).
+        classes: class names by index; empty for regression and translation.
         truth: for planted data, type and carrying modalities of each class.
         fingerprint: sha256 of the content, first 16 hex digits.
     """

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import re
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
+
+from fusionscope.errors import FileError, InputError, did_you_mean
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,6 +25,26 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Replace a run folder that already exists, with its dissection, report and solo twins."""
     modalities: tuple[str, ...] = ()
     """Train on these modalities only (default: all of the data's)."""
+    model: Literal["auto", "classifier", "sequence", "segmenter", "translator"] = "auto"
+    """auto: an encoder per modality, concatenation and a head, for any task (the translator where the target is an
+    image). classifier: with any encoder and fuse; sequence: attention over time; segmenter and translator: one encoder
+    shared by all modalities, with an exchange."""
+    encoder: str = "auto"
+    """auto (small ones by kind of input; resnet18 in the segmenter), resnet18 (34, 50, 101, 152), hf:NAME, and for
+    sequences conv or transformer."""
+    fuse: str = "auto"
+    """Of classifier and sequence: concat, sum, mean, sum_and_product, gated, tensor, low_rank_tensor, bilinear,
+    cross_attention, bottleneck_attention; of the modalities' logits late, learned_ensemble, evidential, student."""
+    calibration: bool = False
+    """Put a contextual calibration in front of the fuse."""
+    shared: bool = False
+    """Of the classifier: one encoder for all maps."""
+    exchange: Literal["auto", "none", "channel_shuffle", "pixel_shift", "asym_fusion", "channel_exchange"] = "auto"
+    """What modalities exchange inside a shared encoder (auto: asym_fusion in segmenter and translator, else none)."""
+    norm: Literal["private", "affine", "statistics", "shared"] = "private"
+    """What of a shared encoder's norms each modality has for itself: all, the affine part, the statistics, nothing."""
+    adversarial: bool = False
+    """Of the translator: train against a discriminator of patches too."""
     seed: int = 0
     """Seeds the initial weights, dropout, shuffling and augmentation."""
     data_seed: int = 0
@@ -44,7 +71,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_decay: float = 0.01
     """Weight decay of AdamW, on weight matrices and kernels only."""
     width: int = 16
-    """Channels of the first stage of every encoder; the deepest has four times as many."""
+    """Channels of the first stage of every encoder; the deepest has four times as many (a ResNet's eight times)."""
     dropout: float = 0.1
     """Dropout in the head; each encoder drops whole input channels at a quarter of this rate."""
     modality_dropout: float = 0.0
@@ -65,3 +92,49 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Arithmetic for Lightning Fabric."""
     workers: int = 0
     """Processes that load data when it does not fit into memory."""
+
+
+def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
+    """Read settings of :class:`TrainConfig` from a TOML file, but those to ``skip``; the rest keeps its default.
+
+    In strings, ``$NAME`` or ``${NAME}`` stands for an environment variable: ``data = "npz:$DATA/leaves100.npz"``.
+
+    Raises:
+        FileError: if the file cannot be read, or is no TOML.
+        InputError: if it names a setting that does not exist, a value is of the wrong type, or a variable is not set.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path} is no TOML file: {error}") from error
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(TrainConfig)}
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        if key not in types:
+            raise InputError(
+                f"{path}: no setting {key!r}.{did_you_mean(key, types)} `fusionscope train --help` has all."
+            )
+        if key in skip:
+            continue
+        try:
+            values[key] = msgspec.convert(_expanded(value, key, path), types[key])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{path}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+    return values
+
+
+def _expanded(value: Any, key: str, path: str | Path) -> Any:
+    def variable(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise InputError(
+                f"{path}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
+                f"(export {name}=...), or give --{key.replace('_', '-')}"
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value

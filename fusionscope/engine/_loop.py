@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fusionscope.errors import ModelError
-from fusionscope.nn import FusionNet
+from fusionscope.nn import Translator, VectorHead
+from fusionscope.nn._part import pool
 
+from ._adversary import Adversary
 from ._augment import Augment
 from ._checkpoints import evenly, thin
 from ._config import TrainConfig
@@ -52,33 +54,46 @@ class Fit:
         return {epoch: self.kept[epoch] for epoch in evenly(max(self.kept), count)} if self.kept else {}
 
 
+class Trainable(Protocol):
+    """What the loop asks of a model beside ``forward``: all that its loss needs, and that loss."""
+
+    def outputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def loss(
+        self, outputs: dict[str, Tensor], target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor: ...
+
+
 class Trainee(nn.Module):
     """The model, with a linear head per modality for the auxiliary loss; the heads are not part of what is saved."""
 
-    def __init__(self, model: FusionNet, task: str, outputs: int, auxiliary: float):
+    def __init__(self, model: nn.Module, task: str, n_outputs: int, auxiliary: float):
         super().__init__()
         self.model = model
         heads: dict[str, nn.Module] = {}
-        for name, encoder in model.encoders.items() if auxiliary > 0 else ():
-            channels = int(cast(int, encoder.channels))
-            heads[name] = nn.Conv2d(channels, outputs, 1) if task == "dense" else nn.Linear(channels, outputs)
+        for name, channels in _channels(model).items() if auxiliary > 0 else ():
+            heads[name] = nn.Conv2d(channels, n_outputs, 1) if task == "dense" else nn.Linear(channels, n_outputs)
         self.heads = nn.ModuleDict(heads)
         self.task = task
 
-    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        features = self.model.encode(inputs)
-        output = self.model.head(self.model.fuse(features))
-        extra = [head(features[name]) for name, head in self.heads.items()]
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        outputs = cast(Trainable, self.model).outputs(inputs)
+        features = {name: outputs[f"{name} features"] for name in self.heads}
+        extra = [
+            head(x if self.task == "dense" else pool(x))
+            for head, x in zip(self.heads.values(), features.values(), strict=True)
+        ]
         if self.task == "dense":
-            extra = [nn.functional.interpolate(x, output.shape[2:], mode="bilinear") for x in extra]
+            size = outputs["prediction"].shape[2:]
+            extra = [nn.functional.interpolate(x, size, mode="bilinear") for x in extra]
         if self.task == "regression":
-            extra = [self.model.head.rescale(x) for x in extra]  # ty: ignore[not-callable]
-        return output, extra
+            extra = [cast(VectorHead, self.model.head).rescale(x) for x in extra]
+        return outputs, extra
 
 
 def fit(
     fabric: Fabric,
-    model: FusionNet,
+    model: nn.Module,
     config: TrainConfig,
     train: Dataset,
     val: Dataset | None,
@@ -86,7 +101,8 @@ def fit(
     task: str,
     axes: dict[str, str],
     classes: tuple[str, ...],
-    outputs: int,
+    n_outputs: int,
+    centre: Tensor,
     scale: Tensor,
     epochs: int,
     reporter: Reporter,
@@ -102,7 +118,7 @@ def fit(
     Raises:
         ModelError: if the loss is no longer finite.
     """
-    trainee = Trainee(model, task, outputs, config.auxiliary)
+    trainee = Trainee(model, task, n_outputs, config.auxiliary)
     # a quarter faster on CPUs; weights are saved contiguous
     trainee.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     optimizer = torch.optim.AdamW(_groups(trainee, config.weight_decay), lr=config.lr)
@@ -115,10 +131,16 @@ def fit(
     )
     wrapped, opt = fabric.setup(trainee, optimizer)
     augment = Augment(
-        axes, dense=task == "dense", strength=config.augment, flips=config.flips, seed=config.seed + fabric.global_rank
+        axes, target=task, strength=config.augment, flips=config.flips, seed=config.seed + fabric.global_rank
     )
     scale = scale.to(fabric.device)
     metric = METRIC[task]
+    trainable = cast(Trainable, model)
+    adversary = None
+    if config.adversarial:
+        sizes = cast(Translator, model).channels
+        adversary = Adversary(sizes, n_outputs, width=config.width, centre=centre, scale=scale).setup(fabric)
+
     best = (-math.inf, -math.inf)
     count = 0 if val is None else config.checkpoints
     if count:
@@ -131,13 +153,21 @@ def fit(
         rate = optimizer.param_groups[0]["lr"]
         for batch in batches:
             inputs, target = augment(batch["inputs"], batch["target"])
-            output, extra = wrapped(inputs)
-            main = task_loss(task, output, target, config.label_smoothing, scale)
-            aside = [task_loss(task, x, target, config.label_smoothing, scale) for x in extra]
+            outputs, extra = wrapped(inputs)
+
+            def criterion(output: Tensor, target: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
+                if adversary is not None:
+                    return adversary.generator_loss(inputs, output, target)
+                return task_loss(task, output, target, config.label_smoothing, scale)
+
+            main = trainable.loss(outputs, target, criterion)
+            aside = [criterion(x, target) for x in extra]
             opt.zero_grad()
             fabric.backward(main + config.auxiliary * sum(aside) if aside else main)
             opt.step()
             schedule.step()
+            if adversary is not None:
+                adversary.step(inputs, adversary.fakes(outputs), target)
             total += main.detach()
             reporter.step()
         loss = float(total) / len(batches)
@@ -186,7 +216,7 @@ def evaluate(
     model.eval()
     size = max(1, min(EVALUATION_BATCH, len(cast(Sized, dataset))))
     batches = fabric.setup_dataloaders(loader(dataset, size, workers=config.workers), use_distributed_sampler=False)
-    scores = Scores(task, classes, fabric.device)
+    scores = Scores(task, classes, fabric.device, data_range=2 * float(scale.max()))
     for batch in cast(Iterable[dict[str, Any]], batches):
         with fabric.autocast():
             output = model(batch["inputs"])
@@ -194,6 +224,13 @@ def evaluate(
         scores.update(output, batch["target"], task_loss(task, output, batch["target"], 0.0, scale.to(fabric.device)))
     # batch norms see other samples on each rank: one rank's scores decide for all, so that all stop together
     return fabric.broadcast(scores.compute())
+
+
+def _channels(model: nn.Module) -> dict[str, int]:
+    """Channels of each modality's features; with a shared encoder the model itself says them."""
+    if isinstance(found := getattr(model, "channels", None), dict):
+        return found
+    return {name: int(cast(int, e.channels)) for name, e in cast(nn.ModuleDict, model.encoders).items()}
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

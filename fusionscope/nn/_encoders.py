@@ -47,14 +47,16 @@ class SequenceEncoder(nn.Module):
     """Residual 1-d convolutions for sequences: ``[B,T,C] -> [B,D]`` with ``D = channels = 4 * width``.
 
     The stem sees every channel and its difference to the step before; each stage after the first halves the time axis;
-    the mean over time ends the stream.
+    the mean over time ends the stream. With ``keep_time`` it does not: ``[B,T,C] -> [B,ceil(T/4),D]``.
 
     >>> import torch
     >>> SequenceEncoder(5, width=4).eval()(torch.zeros(3, 17, 5)).shape
     torch.Size([3, 16])
+    >>> SequenceEncoder(5, width=4, keep_time=True).eval()(torch.zeros(3, 17, 5)).shape
+    torch.Size([3, 5, 16])
     """
 
-    def __init__(self, inputs: int, width: int = 16, dropout: float = 0.0):
+    def __init__(self, inputs: int, width: int = 16, dropout: float = 0.0, *, keep_time: bool = False):
         super().__init__()
         self.channels = 4 * width
         self.stem = nn.Sequential(
@@ -66,10 +68,11 @@ class SequenceEncoder(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.stages = _stages(1, width)
-        self.pool = nn.AdaptiveAvgPool1d(1)
+        self.pool = None if keep_time else nn.AdaptiveAvgPool1d(1)
 
-    def forward(self, x: Shaped[Tensor, "b t c"]) -> Float[Tensor, "b d"]:
-        return self.pool(self.stages(self.stem(_floating(x).transpose(1, 2)))).flatten(1)
+    def forward(self, x: Shaped[Tensor, "b t c"]) -> Float[Tensor, "b *steps d"]:
+        x = self.stages(self.stem(_floating(x).transpose(1, 2)))
+        return x.transpose(1, 2) if self.pool is None else self.pool(x).flatten(1)
 
 
 class MapEncoder(nn.Module):

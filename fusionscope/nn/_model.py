@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError, did_you_mean
 
+from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
+from ._part import named
 
 TASKS = ("classification", "dense", "regression")
 FUSES = ("concat",)
@@ -19,19 +21,27 @@ RANKS = {"NC": 1, "NTC": 2, "NCHW": 3, "NTCHW": 4}
 
 
 class FusionNet(nn.Module):
-    """``head(fuse({m: encoders[m](inputs[m])}))``.
+    """``head(fuse(calibration({m: encoders[m](inputs[m])})))``.
 
     Attributes:
         encoders: one module per modality; each sees nothing but its modality.
-        fuse: the features of all modalities to one tensor; the only place where they meet.
+        calibration: an exchange between the encoders and the fuse, such as :class:`ContextualCalibration`; or None.
+        fuse: the features of all modalities to one tensor; without calibration the only place where they meet.
         head: the fused features to the prediction.
         modalities: the names the model takes, in order.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], fuse: nn.Module, head: nn.Module):
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        fuse: nn.Module,
+        head: nn.Module,
+        calibration: nn.Module | None = None,
+    ):
         super().__init__()
         self.modalities = tuple(encoders)
         self.encoders = nn.ModuleDict(dict(encoders))
+        self.calibration = calibration
         self.fuse = fuse
         self.head = head
 
@@ -52,13 +62,40 @@ class FusionNet(nn.Module):
             raise InputError(
                 f"missing {_plural('modality', missing)} {', '.join(map(repr, missing))}: this model takes "
                 f"{', '.join(map(repr, self.modalities))}, got {', '.join(map(repr, inputs)) or 'nothing'}; to run "
-                "without a modality, fill it in (fusionscope.dissection does) or train a model without it"
+                "without a modality, give any values and present={modality: all False}, fill it in "
+                "(fusionscope.dissection does), or train a model without it"
             )
         return {name: self.encoders[name](inputs[name]) for name in self.modalities}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b ..."]:
-        """Return logits ``[B,K]`` or ``[B,K,H,W]``; for regression ``[B]`` or ``[B,K]``."""
-        return self.head(self.fuse(self.encode(inputs)))
+    def predict(
+        self, features: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """From the features of :meth:`encode` to the prediction."""
+        if self.calibration is not None:
+            features = self.calibration(features, present)
+        return self.head(self.fuse(features, present))
+
+    def forward(
+        self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """Return logits ``[B,K]`` or ``[B,K,H,W]``; for regression ``[B]`` or ``[B,K]``.
+
+        ``present`` says which samples have which modality; one that it does not name is there in all.
+        """
+        return self.predict(self.encode(inputs), present)
+
+    def outputs(
+        self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the ``prediction`` and each modality's features before calibration and fuse, as ``NAME features``."""
+        features = self.encode(inputs)
+        return {"prediction": self.predict(features, present)} | {f"{m} features": x for m, x in features.items()}
+
+    def loss(
+        self, outputs: dict[str, Tensor], target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> Float[Tensor, ""]:
+        """Return ``criterion(prediction, target)``."""
+        return criterion(outputs["prediction"], target)
 
 
 def build_model(
@@ -72,6 +109,7 @@ def build_model(
     modality_dropout: float = 0.0,
     target_size: tuple[int, int] | None = None,
     fuse: str = "concat",
+    calibration: bool = False,
 ) -> FusionNet:
     """Build the baseline for data of these shapes.
 
@@ -86,6 +124,7 @@ def build_model(
         target_size: (H, W) of dense targets; by default that of the largest map. Vectors and sequences alone need it;
             they can only tell what is in the whole map, not where.
         fuse: ``concat``.
+        calibration: put a :class:`ContextualCalibration` in front of the fuse.
 
     Raises:
         InputError: if axes or task are unknown, or there is nothing to make a dense prediction from.
@@ -105,12 +144,18 @@ def build_model(
         common = half(target_size)
     encoders = {m: _encoder(shapes[m], axes[m], width, dropout / 4, common) for m in shapes}
     joint = Concat(tuple(encoders), modality_dropout)
-    channels = sum(int(e.channels) for e in encoders.values())
+    widths = {m: int(e.channels) for m, e in encoders.items()}
+    if calibration and modality_dropout:
+        raise InputError(
+            "modality_dropout hides modalities from the fuse, but not from the calibration: drop one of them"
+        )
+    calibrator = ContextualCalibration(widths) if calibration else None
+    channels = sum(widths.values())
     if task == "dense" and target_size is not None:
         head: nn.Module = DenseHead(channels, n_outputs, target_size, hidden=2 * width, dropout=dropout)
     else:
         head = VectorHead(channels, n_outputs, hidden=8 * width, dropout=dropout, regression=task == "regression")
-    return FusionNet(encoders, joint, head)
+    return FusionNet(encoders, joint, head, calibrator)
 
 
 class _Spread(nn.Module):
@@ -136,6 +181,7 @@ def _encoder(shape: Sequence[int], axes: str, width: int, dropout: float, size: 
 def _check(shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: str, fuse: str) -> None:
     if not shapes:
         raise InputError("a model needs at least one modality; `shapes` is empty")
+    named(tuple(shapes), "a model")
     if task not in TASKS:
         raise InputError(f"unknown task {task!r}: one of {', '.join(TASKS)}.{did_you_mean(task, TASKS)}")
     if fuse not in FUSES:
@@ -151,8 +197,6 @@ def _check(shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: s
             raise InputError(
                 f"modality {name!r} has axes {kind}, so {RANKS[kind]} per sample, but shape {tuple(shape)}"
             )
-        if "." in name or hasattr(nn.ModuleDict, name):
-            raise InputError(f"modality {name!r} cannot be a module's name in PyTorch; rename it")
 
 
 def _plural(word: str, things: Sequence[object]) -> str:

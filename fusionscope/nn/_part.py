@@ -106,3 +106,19 @@ def hide(x: Tensor, present: Mapping[str, Tensor] | None, modality: str) -> Tens
     return torch.where(
         mask.to(x.device).view(-1, *[1] * (x.ndim - 1)), x, torch.zeros((), dtype=x.dtype, device=x.device)
     )
+
+
+def subset(chosen: Sequence[str], modalities: Sequence[str], part: str) -> tuple[str, ...]:
+    """Return the chosen of the modalities, in the modalities' order.
+
+    Raises:
+        InputError: if none is chosen, or one is unknown.
+    """
+    names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    unknown = [m for m in names if m not in modalities]
+    if unknown or not names:
+        raise InputError(
+            f"{part}: active must name one or more of {', '.join(map(repr, modalities))}, got {list(names)}."
+            + (did_you_mean(unknown[0], modalities) if unknown else "")
+        )
+    return tuple(m for m in modalities if m in names)

@@ -28,6 +28,7 @@ class Case:
         exchange: whether features come out, in the shapes they came in; else one tensor comes out.
         one: whether the part works with one modality alone.
         idle: parameters that no gradient need reach, by the end of their name.
+        compiled: whether compile and export are tried; not where another case builds the same code (they take long).
     """
 
     build: Callable[[], nn.Module]
@@ -35,6 +36,7 @@ class Case:
     exchange: bool = False
     one: bool = True
     idle: tuple[str, ...] = ()
+    compiled: bool = True
 
 
 def features(case: Case, batch: int = 5, seed: int = 0, *, grad: bool = False) -> dict[str, Tensor]:
