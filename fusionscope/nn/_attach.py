@@ -45,9 +45,10 @@ def attach_calibration(
 
     The calibration becomes a submodule of the model, ``contextual_calibration``: its weights are saved, loaded and
     trained with the model's own (make the optimizer afterwards). It takes ``present`` where the model, or the call, has
-    an argument of that name. Copies of the model have their own. Methods other than ``forward`` are calibrated only as
-    far as they make the fusing call. Attach before wrapping in DDP. A model with a calibration attached in this way is
-    not meant for ``torch.compile`` or ``torch.export`` (the part itself is).
+    an argument of that name. Copies of the model have their own. Methods other than ``forward`` (and ``outputs``,
+    which our models have) are calibrated only as far as they make the fusing call. Attach before wrapping in DDP. A
+    model with a calibration attached in this way is not meant for ``torch.compile`` or ``torch.export`` (the part
+    itself is).
 
     Args:
         model: any module that takes the batch.

@@ -18,7 +18,9 @@ from fusionscope.tracing import rng_state, set_rng
 from ._attach_sites import CallKey, Plan, module_at, told
 
 PLAN = "_calibration_plan"
+RUNNING = "_calibration_running"
 NAME = "contextual_calibration"
+METHODS = ("forward", "outputs")
 
 
 class _Reached(Exception):
@@ -68,16 +70,27 @@ def find_present(position: int | None, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def calibrated_class(plain: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass, of the same name, whose ``forward`` runs in two parts."""
-    position = present_position(plain.forward)
+    """Return a subclass, of the same name, whose ``forward`` (and ``outputs``, if it has that) runs in two parts."""
+    own = {name: _in_two(getattr(plain, name)) for name in METHODS if callable(getattr(plain, name, None))}
+    more = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "_calibrated": plain}
+    return type(plain.__name__, (plain,), {**own, **more})
 
-    @functools.wraps(plain.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+
+def _in_two(method: Callable[..., Any]) -> Callable[..., Any]:
+    position = present_position(method)
+
+    @functools.wraps(method)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if RUNNING in vars(self):  # a method that calls the other
+            return method(self, *args, **kwargs)
         present = find_present(position, args, kwargs)
-        return _Run(self, vars(self)[PLAN]).run(functools.partial(plain.forward, self), args, kwargs, present)
+        vars(self)[RUNNING] = True
+        try:
+            return _Run(self, vars(self)[PLAN]).run(functools.partial(method, self), args, kwargs, present)
+        finally:
+            del vars(self)[RUNNING]
 
-    own = {"forward": forward, "__module__": plain.__module__, "__qualname__": plain.__qualname__, "_calibrated": plain}
-    return type(plain.__name__, (plain,), own)
+    return run
 
 
 class _Run:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .parts import MAPS, UNEQUAL_SEQUENCES, UNEQUAL_VECTORS, Case
+from .parts import MAPS, UNEQUAL_SEQUENCES, Case
 
 MIXED: dict[str, tuple[int, ...]] = {"rgb": (11, 5, 3), "depth": (17, 7), "audio": (13,)}
 PAIR: dict[str, tuple[int, ...]] = {"rgb": (11,), "audio": (5, 13)}
@@ -31,7 +31,6 @@ def case(shapes: dict[str, tuple[int, ...]], **options: Any) -> Case:
 
 
 PARTS: dict[str, Case] = {
-    "calibration vectors": case(UNEQUAL_VECTORS),
     "calibration sequences": case(UNEQUAL_SEQUENCES, summary="attention"),
     "calibration maps, shared": case(MAPS, shared=True, summary="max"),
     "calibration mixed, residual": case(MIXED, mode="residual", instance=False),

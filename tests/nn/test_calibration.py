@@ -283,7 +283,7 @@ def test_a_misleading_modality_is_turned_down_where_it_misleads():
         made = ContextualCalibration(11, ("a", "b", "c"), dim=16, hidden=16, dimension=False)
         for learner, share in ((head, 0.0), (made, 0.5)):
             steps = torch.optim.Adam(learner.parameters(), 2e-2)
-            for _ in range(50):
+            for _ in range(40):
                 x, y, _ = batch(share)
                 loss = nn.functional.cross_entropy(head(torch.cat(list(made(x).values()), 1)), y)
                 steps.zero_grad()
