@@ -57,8 +57,8 @@ class UNet(nn.Module):
     blocks that halve the map (:class:`Down`); as many that enlarge it bilinearly to the size of the skip (:class:`Up`),
     so that height and width need no divisor; last, bilinearly to the input's size, beside the input itself, two 3x3
     convolutions. Convolutions are padded with the edge's values. Widths ``width * (1, 2, 4, 8, 8, ...)``. After
-    Ronneberger et al. 2015, arXiv:1505.04597, and the generator of Isola et al. 2017, arXiv:1611.07004, with resizing in
-    place of transposed convolutions.
+    Ronneberger et al. 2015, arXiv:1505.04597, and the generator of Isola et al. 2017, arXiv:1611.07004, with resizing
+    in place of transposed convolutions.
 
     Args:
         inputs: channels of the image.
