@@ -5,7 +5,7 @@
 "whole": what a bottleneck adds to its layers, ``AsymFusion()``: shuffle, then add the other's shift and shuffle back.
 The rival does the same with padded slices and concatenation, makes the shift at the first shuffle and adds it to the
 head that comes back. "parts": ``channel_shuffle`` and ``pixel_shift`` alone, each written out. Both are run in turn,
-round by round, on float32 features of their own memory, one thread, and the ratio of wall times is taken within each
+round by round, on float32 features, one thread, and the ratio of processor times is taken within each
 round. "forward" is without gradients; "training" runs forward with gradients, and backward; "interleaved": the
 modalities are every second row of one tensor, as within a shared encoder.
 """
@@ -76,12 +76,12 @@ def inputs(kind: str, gradients: bool) -> Features:
 
 def seconds(run: Callable[[Features], Features], x: Features, weights: Features | None) -> float:
     """Time of one run, with its gradients where there are weights for what comes out."""
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.set_grad_enabled(weights is not None):
         out = run(x)
         if weights is not None:
             torch.autograd.grad(list(out.values()), list(x.values()), [weights[m] for m in out])
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def compare(name: str, kind: str, gradients: bool, rounds: int) -> float:

@@ -16,20 +16,20 @@ class Augment:
     At strength 1: sequences are stretched in time by up to 1.25 and shifted by up to 10 % of their length; each
     channel gets a gain of up to 20 % around its mean, an offset of 0.2 and noise of 0.05 of its standard deviation.
     Maps are zoomed by up to 1.15 and shifted by up to 8 %; each channel gets a gain of up to 20 %. Vectors get noise
-    of 0.1 standard deviations. For dense targets all maps of a sample and its target move together, and what comes in
-    from outside is ignored by the loss.
+    of 0.1 standard deviations. Where the target is a map too, all maps of a sample and its target move together; what
+    comes into a target of classes from outside is ignored by the loss.
 
     Args:
         axes: the axes of each modality.
-        dense: whether the target is a map.
+        target: the task; the targets of "dense" and "translation" are maps.
         strength: multiplies all amounts.
         flips: also mirror and turn maps by multiples of 90 degrees (turns only where height equals width).
         seed: seeds the generator; two objects with one seed give one stream of changes.
     """
 
-    def __init__(self, axes: Mapping[str, str], *, dense: bool, strength: float, flips: bool = False, seed: int = 0):
+    def __init__(self, axes: Mapping[str, str], *, target: str, strength: float, flips: bool = False, seed: int = 0):
         self.axes = dict(axes)
-        self.dense = dense
+        self.target = target
         self.strength = strength
         self.flips = flips
         self.generator = torch.Generator().manual_seed(seed)
@@ -40,9 +40,12 @@ class Augment:
             return inputs, target
         inputs = {m: x if x.is_floating_point() else x.float() for m, x in inputs.items()}
         maps = [m for m in inputs if self.axes[m] in ("NCHW", "NTCHW")]
-        if maps and self.dense:
+        if maps and self.target in ("dense", "translation"):
             theta = self._affine(len(target))
             inputs |= {m: self._gain(self._warp(inputs[m], theta)) for m in maps}
+        if maps and self.target == "translation":
+            target = self._warp(target, theta)
+        elif maps and self.target == "dense":
             # 0 is what grid_sample fills in from outside, so the classes are moved up by one and negative means ignored
             moved = F.grid_sample(
                 (target.float() + 1).clamp(min=0)[:, None],

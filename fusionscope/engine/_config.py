@@ -25,6 +25,26 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Replace a run folder that already exists, with its dissection, report and solo twins."""
     modalities: tuple[str, ...] = ()
     """Train on these modalities only (default: all of the data's)."""
+    model: Literal["auto", "classifier", "sequence", "segmenter", "translator"] = "auto"
+    """auto: an encoder per modality, concatenation and a head, for any task (the translator where the target is an
+    image). classifier: with any encoder and fuse; sequence: attention over time; segmenter and translator: one encoder
+    shared by all modalities, with an exchange."""
+    encoder: str = "auto"
+    """auto (small ones by kind of input; resnet18 in the segmenter), resnet18 (34, 50, 101, 152), hf:NAME, and for
+    sequences conv or transformer."""
+    fuse: str = "auto"
+    """Of classifier and sequence: concat, sum, mean, sum_and_product, gated, tensor, low_rank_tensor, bilinear,
+    cross_attention, bottleneck_attention; of the modalities' logits late, learned_ensemble, evidential, student."""
+    calibration: bool = False
+    """Put a contextual calibration in front of the fuse."""
+    shared: bool = False
+    """Of the classifier: one encoder for all maps."""
+    exchange: Literal["auto", "none", "channel_shuffle", "pixel_shift", "asym_fusion", "channel_exchange"] = "auto"
+    """What modalities exchange inside a shared encoder (auto: asym_fusion in segmenter and translator, else none)."""
+    norm: Literal["private", "affine", "statistics", "shared"] = "private"
+    """What of a shared encoder's norms each modality has for itself: all, the affine part, the statistics, nothing."""
+    adversarial: bool = False
+    """Of the translator: train against a discriminator of patches too."""
     seed: int = 0
     """Seeds the initial weights, dropout, shuffling and augmentation."""
     data_seed: int = 0
@@ -51,7 +71,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_decay: float = 0.01
     """Weight decay of AdamW, on weight matrices and kernels only."""
     width: int = 16
-    """Channels of the first stage of every encoder; the deepest has four times as many."""
+    """Channels of the first stage of every encoder; the deepest has four times as many (a ResNet's eight times)."""
     dropout: float = 0.1
     """Dropout in the head; each encoder drops whole input channels at a quarter of this rate."""
     modality_dropout: float = 0.0

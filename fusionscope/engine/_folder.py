@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import nn
 
 from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import FileError, InputError
-from fusionscope.nn import FusionNet, build_model
 
 from ._config import TrainConfig
 from ._memory import choose
+from ._models import rebuild
 from ._weights import load_weights, save_weights
 
 SCHEMA = 1
@@ -46,7 +47,7 @@ class Run:
 
     folder: Path
     config: TrainConfig
-    model: FusionNet
+    model: nn.Module
     data: DataSplits | None
     description: dict[str, Any]
     metrics: dict[str, Any]
@@ -54,8 +55,13 @@ class Run:
     def __repr__(self) -> str:
         test = (self.metrics.get("test") or {}).get(self.metrics.get("metric", ""))
         score = "not scored" if test is None else f"test {self.metrics['metric']} {test:.3f}"
-        names = ", ".join(self.model.modalities)
+        names = ", ".join(self.modalities)
         return f"Run({self.folder}: {names} of {self.config.data}, seed {self.config.seed}; {score})"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model takes, in order."""
+        return tuple(self.description["data"]["modalities"])
 
     @property
     def checkpoints(self) -> dict[int, Path]:
@@ -76,7 +82,7 @@ class Run:
         Raises:
             FileError: if a twin's folder is damaged, or holds a run of another modality or other data.
         """
-        return {m: self._twin(m, m) for m in self.model.modalities if (self.folder / SOLO / m).is_dir()}
+        return {m: self._twin(m, m) for m in self.modalities if (self.folder / SOLO / m).is_dir()}
 
     @cached_property
     def copies(self) -> dict[str, list[Run]]:
@@ -90,17 +96,17 @@ class Run:
         found: dict[str, dict[int, Run]] = {}
         for folder in (self.folder / SOLO).glob("*-seed*"):
             name, _, seed = folder.name.rpartition("-seed")
-            if name in self.model.modalities and seed.isdecimal() and folder.name not in self.model.modalities:
+            if name in self.modalities and seed.isdecimal() and folder.name not in self.modalities:
                 found.setdefault(name, {})[int(seed)] = self._twin(name, folder.name)
-        return {m: [run for _, run in sorted(found[m].items())] for m in self.model.modalities if m in found}
+        return {m: [run for _, run in sorted(found[m].items())] for m in self.modalities if m in found}
 
     def _twin(self, modality: str, name: str) -> Run:
         run = load_run(self.folder / SOLO / name, data=False)
         here, there = (one.description["data"]["fingerprint"] for one in (self, run))
-        if run.model.modalities != (modality,) or here != there:
+        if run.modalities != (modality,) or here != there:
             raise FileError(
                 f"{run.folder} is no solo twin of {self.folder}: expected a run of {modality!r} alone on data with "
-                f"fingerprint {here}, found one of {', '.join(run.model.modalities)} on {there}; remove that folder"
+                f"fingerprint {here}, found one of {', '.join(run.modalities)} on {there}; remove that folder"
             )
         return run if self.data is None else replace(run, data=choose(self.data, (modality,)))
 
@@ -190,14 +196,14 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         config = msgspec.convert(description["train"], TrainConfig)
         model = rebuild(description["model"])
         fingerprint = description["data"]["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, InputError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(f"{folder / CONFIG} is damaged: {what}") from error
     load_weights(model, folder / WEIGHTS)
     metrics = _read_json(folder, METRICS)
     splits = None
     if data:
-        splits = choose(load_data(config.data, seed=config.data_seed), model.modalities)
+        splits = choose(load_data(config.data, seed=config.data_seed), description["data"]["modalities"])
         if splits.fingerprint != fingerprint:
             warnings.warn(
                 f"the data of {config.data} changed since {folder} was trained (fingerprint {splits.fingerprint}, then "
@@ -206,17 +212,6 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
                 stacklevel=2,
             )
     return Run(folder, config, model.eval(), splits, description, metrics)
-
-
-def rebuild(model: dict[str, Any]) -> FusionNet:
-    """Build the model that the ``model`` part of a config describes."""
-    settings = {k: v for k, v in model.items() if k not in ("name", "parameters")}
-    size = settings.pop("target_size")
-    shapes = {m: tuple(s) for m, s in settings.pop("shapes").items()}
-    try:
-        return build_model(shapes, target_size=None if size is None else (size[0], size[1]), **settings)
-    except InputError as error:
-        raise ValueError(str(error)) from error
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fusionscope.errors import ModelError
-from fusionscope.nn import VectorHead
+from fusionscope.nn import Translator, VectorHead
 from fusionscope.nn._part import pool
 
+from ._adversary import Adversary
 from ._augment import Augment
 from ._checkpoints import evenly, thin
 from ._config import TrainConfig
@@ -70,8 +71,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = model
         heads: dict[str, nn.Module] = {}
-        for name, encoder in cast(nn.ModuleDict, model.encoders).items() if auxiliary > 0 else ():
-            channels = int(cast(int, encoder.channels))
+        for name, channels in _channels(model).items() if auxiliary > 0 else ():
             heads[name] = nn.Conv2d(channels, n_outputs, 1) if task == "dense" else nn.Linear(channels, n_outputs)
         self.heads = nn.ModuleDict(heads)
         self.task = task
@@ -102,6 +102,7 @@ def fit(
     axes: dict[str, str],
     classes: tuple[str, ...],
     n_outputs: int,
+    centre: Tensor,
     scale: Tensor,
     epochs: int,
     reporter: Reporter,
@@ -130,14 +131,15 @@ def fit(
     )
     wrapped, opt = fabric.setup(trainee, optimizer)
     augment = Augment(
-        axes, dense=task == "dense", strength=config.augment, flips=config.flips, seed=config.seed + fabric.global_rank
+        axes, target=task, strength=config.augment, flips=config.flips, seed=config.seed + fabric.global_rank
     )
     scale = scale.to(fabric.device)
     metric = METRIC[task]
     trainable = cast(Trainable, model)
-
-    def criterion(output: Tensor, target: Tensor) -> Tensor:
-        return task_loss(task, output, target, config.label_smoothing, scale)
+    adversary = None
+    if config.adversarial:
+        sizes = cast(Translator, model).channels
+        adversary = Adversary(sizes, n_outputs, width=config.width, centre=centre, scale=scale).setup(fabric)
 
     best = (-math.inf, -math.inf)
     count = 0 if val is None else config.checkpoints
@@ -152,12 +154,20 @@ def fit(
         for batch in batches:
             inputs, target = augment(batch["inputs"], batch["target"])
             outputs, extra = wrapped(inputs)
+
+            def criterion(output: Tensor, target: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
+                if adversary is not None:
+                    return adversary.generator_loss(inputs, output, target)
+                return task_loss(task, output, target, config.label_smoothing, scale)
+
             main = trainable.loss(outputs, target, criterion)
             aside = [criterion(x, target) for x in extra]
             opt.zero_grad()
             fabric.backward(main + config.auxiliary * sum(aside) if aside else main)
             opt.step()
             schedule.step()
+            if adversary is not None:
+                adversary.step(inputs, adversary.fakes(outputs), target)
             total += main.detach()
             reporter.step()
         loss = float(total) / len(batches)
@@ -206,7 +216,7 @@ def evaluate(
     model.eval()
     size = max(1, min(EVALUATION_BATCH, len(cast(Sized, dataset))))
     batches = fabric.setup_dataloaders(loader(dataset, size, workers=config.workers), use_distributed_sampler=False)
-    scores = Scores(task, classes, fabric.device)
+    scores = Scores(task, classes, fabric.device, data_range=2 * float(scale.max()))
     for batch in cast(Iterable[dict[str, Any]], batches):
         with fabric.autocast():
             output = model(batch["inputs"])
@@ -214,6 +224,13 @@ def evaluate(
         scores.update(output, batch["target"], task_loss(task, output, batch["target"], 0.0, scale.to(fabric.device)))
     # batch norms see other samples on each rank: one rank's scores decide for all, so that all stop together
     return fabric.broadcast(scores.compute())
+
+
+def _channels(model: nn.Module) -> dict[str, int]:
+    """Channels of each modality's features; with a shared encoder the model itself says them."""
+    if isinstance(found := getattr(model, "channels", None), dict):
+        return found
+    return {name: int(cast(int, e.channels)) for name, e in cast(nn.ModuleDict, model.encoders).items()}
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -13,18 +13,19 @@ import msgspec
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from fusionscope._files import atomic_folder, writable_parent
 from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import InputError
-from fusionscope.nn import FusionNet
+from fusionscope.nn import Translator, VectorHead
 
 from ._config import TrainConfig
-from ._folder import KIND, SCHEMA, SOLO, check_target, rebuild, write_run
+from ._folder import KIND, SCHEMA, SOLO, check_target, write_run
 from ._loop import Fit, evaluate, fit
 from ._memory import Memory, choose, remember
+from ._models import describe, rebuild
 from ._progress import Reporter
 from ._scores import METRIC
 from ._solo import twins
@@ -112,21 +113,9 @@ class _Job:
         self.began = time.perf_counter()
         self.train_on, self.refitted = ["train"], False
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
-        dense = data.task == "dense"
-        self.outputs = len(data.classes) if data.task != "regression" else self.scale.numel()
+        self.outputs = len(data.classes) or self.scale.numel()
         self.selection, self.refit, self.test = Fit(), Fit(), None
-        self.spec: dict[str, Any] = {
-            "name": "FusionNet",
-            "shapes": {m: list(s) for m, s in data.shapes.items()},
-            "axes": dict(data.axes),
-            "task": data.task,
-            "n_outputs": self.outputs,
-            "width": config.width,
-            "dropout": config.dropout,
-            "modality_dropout": config.modality_dropout,
-            "target_size": list(target_shape) if dense else None,
-            "fuse": "concat",
-        }
+        self.spec = describe(config, data, self.outputs, target_shape)
 
     @property
     def best(self) -> Fit:
@@ -143,11 +132,13 @@ class _Job:
             self.counts = _targets(both, self.data)[0]
         self.test = self._score(model, self.data.splits["test"])
 
-    def _fit(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> FusionNet:
+    def _fit(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> nn.Module:
         torch.manual_seed(self.config.seed)
         model = rebuild(self.spec)
         if self.data.task == "regression":
-            model.head.set_range(self.centre, self.scale)  # ty: ignore[not-callable]
+            cast(VectorHead, model.head).set_range(self.centre, self.scale)
+        elif self.data.task == "translation":
+            cast(Translator, model).set_range(self.centre, self.scale)
         self.spec["parameters"] = sum(p.numel() for p in model.parameters())
         fit(
             self.fabric,
@@ -159,6 +150,7 @@ class _Job:
             axes=self.data.axes,
             classes=self.data.classes,
             n_outputs=self.outputs,
+            centre=self.centre,
             scale=self.scale,
             epochs=epochs,
             reporter=self.reporter,
@@ -167,7 +159,7 @@ class _Job:
         )
         return model
 
-    def _score(self, model: FusionNet, dataset: Dataset) -> dict[str, Any]:
+    def _score(self, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
         return evaluate(self.fabric, model, dataset, self.data.task, self.data.classes, self.config, self.scale)
 
     def write(self, out: Path) -> None:
@@ -236,11 +228,18 @@ class _Job:
 
 
 def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor, Tensor, tuple[int, ...]]:
-    """Class counts (samples, or pixels that are not ignored), mean and standard deviation, and a target's shape."""
+    """Class counts (samples, or pixels that are not ignored), a target's shape, and between them centre and scale.
+
+    Mean and standard deviation of values to regress; of images the middle and half the width of each channel's range,
+    which is 0 to 1 for values between.
+    """
     loaded = train.target if isinstance(train, Memory) else None
     if loaded is None:
         loaded = torch.cat([batch["target"] for batch in DataLoader(train, batch_size=256)])
     shape = tuple(loaded.shape[1:])
+    if data.task == "translation":
+        low, high = loaded.amin((0, 2, 3)).float().clamp(max=0), loaded.amax((0, 2, 3)).float().clamp(min=1)
+        return None, (low + high) / 2, (high - low) / 2, shape
     if data.task != "regression":
         counts = torch.bincount(loaded[loaded >= 0].flatten(), minlength=len(data.classes))
         return counts.tolist(), torch.zeros(1), torch.ones(1), shape

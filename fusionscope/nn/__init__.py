@@ -104,7 +104,6 @@ _exports = {
     "attach_calibration": "_attach",
     "build_model": "_model",
     "detach_calibration": "_attach",
-    "functional": "",
     "hf_backbone": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",

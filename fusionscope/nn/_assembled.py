@@ -86,7 +86,7 @@ class Assembled(FusionNet):
 
     def predict(self, features: dict[str, Tensor], present: Present = None) -> Float[Tensor, "b ..."]:
         """From the features of :meth:`encode` to the prediction."""
-        x = self._calibrated(features, present)
+        x = self._with_calibration(features, present)
         if self.heads:
             return self.fuse(self._logits(x), present)
         if getattr(self.fuse, "keeps_locations", False):
@@ -108,7 +108,7 @@ class Assembled(FusionNet):
         found = {f"{m} features": x for m, x in features.items()}
         if not self.heads:
             return {"prediction": self.predict(features, present)} | found
-        logits = self._logits(self._calibrated(features, present))
+        logits = self._logits(self._with_calibration(features, present))
         found |= {f"{m} logits": x for m, x in logits.items()}
         found |= {f"{m} present": x for m, x in (present or {}).items()}
         return {"prediction": self.fuse(logits, present)} | found
@@ -132,7 +132,7 @@ class Assembled(FusionNet):
             return self.fuse.loss(logits, target, criterion, present)
         return cast(Any, self.fuse).loss(logits, target, present)
 
-    def _calibrated(self, features: dict[str, Tensor], present: Present) -> dict[str, Tensor]:
+    def _with_calibration(self, features: dict[str, Tensor], present: Present) -> dict[str, Tensor]:
         return features if self.calibration is None else self.calibration(features, present)
 
     def _logits(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

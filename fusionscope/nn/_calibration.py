@@ -18,7 +18,6 @@ NAME = "ContextualCalibration"
 MODES = ("product", "residual")
 SUMMARIES = ("mean", "max", "attention")
 BETA = 2.0
-START = 1 / (1 + torch.e**-BETA)
 
 
 class Gate(NamedTuple):
@@ -205,24 +204,23 @@ class ContextualCalibration(nn.Module):
             weights = weights * torch.stack([there(present, m, x) for m, x in features.items()], 1)[:, None]
         h = self.cues(self._compare(z, weights).to(self.cues.weight.dtype))
         h = functional.gelu(h if self.embedding is None else h + self.embedding)
-        met = weights.sum(2) > 0
-        i = None if self.instance is None else self.instance(h)[..., 0].to(z.dtype).sigmoid()
+        start = z.new_full(z.shape[:2], BETA).sigmoid()  # in the same way as i, so that their ratio starts at exactly 1
+        i = start if self.instance is None else self.instance(h)[..., 0].to(z.dtype).sigmoid()
+        if self.mode == "product":
+            scale = i / start
+        else:
+            i = scale = i if self.instance is not None else torch.ones_like(i)
+        alone = (weights.sum(2) == 0).expand(len(z), -1)
         found = {}
         for m in self.gated:
             place = self.modalities.index(m)
-            one = (
-                torch.full_like(z[:, place, 0], START if self.mode == "product" else 1.0) if i is None else i[:, place]
-            )
-            g = one.new_zeros(1, 1)
+            g = z.new_zeros(1, 1)
             if self.dimension is not None:
                 g = self.dimension["all" if self.shared else m](h[:, place]).to(z.dtype).tanh()
-            scale = one[:, None]
-            factor = 1 + scale * g if self.mode == "residual" else scale / START * (1 + g)
-            alone = ~met[:, place].expand(len(one))
+            one, by = scale[:, place, None], alone[:, place, None]
+            factor = 1 + one * g if self.mode == "residual" else one * (1 + g)
             found[m] = Gate(
-                one.masked_fill(alone, START),
-                g.masked_fill(alone[:, None], 0.0),
-                factor.masked_fill(alone[:, None], 1.0),
+                torch.where(by[:, 0], start[:, place], i[:, place]), g.masked_fill(by, 0.0), factor.masked_fill(by, 1.0)
             )
         return found
 

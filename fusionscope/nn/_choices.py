@@ -16,7 +16,7 @@ from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse_names import ENSEMBLES, FUSES
 from ._hf import hf_backbone
 from ._transformer import TokenEncoder
-from ._wrappers import Frames, Pooled, Standardise
+from ._wrappers import Frames, Pooled, RawNorm
 
 Shape = Sequence[int]
 RESNETS: dict[str, Callable[..., _resnet.ResNet]] = {
@@ -32,7 +32,7 @@ def choices(encoder: Any, axes: Mapping[str, str]) -> dict[str, Any]:
     A backbone for maps leaves vectors and sequences at ``auto``; ``conv`` and ``transformer`` are for sequences.
 
     Raises:
-        InputError: if a name is unknown, or serves none of the modalities or not the one it is meant for.
+        InputError: if a name is unknown, or in a mapping not for its modality.
     """
     if isinstance(encoder, Mapping):
         unknown = [m for m in encoder if m not in axes]
@@ -46,10 +46,7 @@ def choices(encoder: Any, axes: Mapping[str, str]) -> dict[str, Any]:
             if not serves(choice, axes[m]):
                 raise InputError(f"the encoder {choice!r} does not take modality {m!r} with axes {axes[m]}")
         return found
-    served = {m: encoder if serves(encoder, kind) else "auto" for m, kind in axes.items()}
-    if all(choice is not encoder for choice in served.values()):
-        raise InputError(f"the encoder {encoder!r} takes none of the modalities; their axes are {dict(axes)}")
-    return served
+    return {m: encoder if serves(encoder, kind) else "auto" for m, kind in axes.items()}
 
 
 def serves(choice: Any, kind: str) -> bool:
@@ -82,7 +79,7 @@ def map_encoder(choice: Any, inputs: int, size: Shape, width: int, dropout: floa
     net = backbone(choice, inputs, size, width, dropout)
     if not standardised(choice):
         return net if isinstance(net, MapEncoder) else Pooled(net)
-    return Pooled(nn.Sequential(Standardise(inputs), net), cast(Any, net).channels[-1])
+    return Pooled(nn.Sequential(RawNorm(inputs), net), cast(Any, net).channels[-1])
 
 
 def vector_encoder(choice: Any, shape: Shape, kind: str, width: int, dropout: float) -> nn.Module:

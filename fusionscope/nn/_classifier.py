@@ -7,24 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope.errors import InputError
 
 from ._assembled import Assembled
-from ._channel_exchange import ChannelExchange
 from ._choices import backbone, calibration_of, choices, fuse_of, standardised, vector_encoder
+from ._exchange_names import exchange_of
 from ._heads import VectorHead
 from ._late import OfLogits
 from ._model import _check
 from ._share import share
-from ._shuffle import AsymFusion, ChannelShuffle, PixelShift
-from ._wrappers import Pooled, Standardise
-
-EXCHANGES: dict[str, type[nn.Module]] = {
-    "channel_shuffle": ChannelShuffle,
-    "pixel_shift": PixelShift,
-    "asym_fusion": AsymFusion,
-    "channel_exchange": ChannelExchange,
-}
+from ._wrappers import Pooled, RawNorm
 
 
 class Classifier(Assembled):
@@ -104,7 +96,9 @@ class Classifier(Assembled):
         one = None
         if shared:
             inputs = {m: shapes[m][-3] for m in together}
-            one, before, size = _shared(chosen, inputs, shapes, width, dropout / 4, norm, _exchange(exchange), at)
+            one, before, size = _shared(
+                chosen, inputs, shapes, width, dropout / 4, norm, exchange_of(exchange, len(together)), at
+            )
             encoders |= before
             channels |= dict.fromkeys(together, size)
         channels = {m: channels[m] for m in shapes}
@@ -139,16 +133,6 @@ def heads_of(
     return VectorHead(size, n_outputs, hidden=hidden, dropout=dropout, regression=regression)
 
 
-def _exchange(choice: str | nn.Module | None) -> nn.Module | None:
-    if not isinstance(choice, str):
-        return choice
-    if choice not in EXCHANGES:
-        raise InputError(
-            f"unknown exchange {choice!r}: one of {', '.join(EXCHANGES)}.{did_you_mean(choice, EXCHANGES)}"
-        )
-    return EXCHANGES[choice]()
-
-
 def _shared(
     chosen: Mapping[str, Any],
     inputs: Mapping[str, int],
@@ -167,7 +151,5 @@ def _shared(
     if len({tuple(shapes[m][-2:]) for m in inputs}) > 1:
         raise InputError(f"shared=True needs maps of one size, got { ({m: tuple(shapes[m]) for m in inputs}) }")
     net = Pooled(backbone(choice, inputs[first], shapes[first][-2:], width, dropout))
-    before: dict[str, nn.Module] = {
-        m: Standardise(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()
-    }
+    before: dict[str, nn.Module] = {m: RawNorm(c) if standardised(choice) else nn.Identity() for m, c in inputs.items()}
     return share(net, dict(inputs), norm=norm, exchange=exchange, at=at), before, net.channels

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError, did_you_mean
 
+from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
@@ -108,6 +109,7 @@ def build_model(
     modality_dropout: float = 0.0,
     target_size: tuple[int, int] | None = None,
     fuse: str = "concat",
+    calibration: bool = False,
 ) -> FusionNet:
     """Build the baseline for data of these shapes.
 
@@ -122,6 +124,7 @@ def build_model(
         target_size: (H, W) of dense targets; by default that of the largest map. Vectors and sequences alone need it;
             they can only tell what is in the whole map, not where.
         fuse: ``concat``.
+        calibration: put a :class:`ContextualCalibration` in front of the fuse.
 
     Raises:
         InputError: if axes or task are unknown, or there is nothing to make a dense prediction from.
@@ -141,12 +144,18 @@ def build_model(
         common = half(target_size)
     encoders = {m: _encoder(shapes[m], axes[m], width, dropout / 4, common) for m in shapes}
     joint = Concat(tuple(encoders), modality_dropout)
-    channels = sum(int(e.channels) for e in encoders.values())
+    widths = {m: int(e.channels) for m, e in encoders.items()}
+    if calibration and modality_dropout:
+        raise InputError(
+            "modality_dropout hides modalities from the fuse, but not from the calibration: drop one of them"
+        )
+    calibrator = ContextualCalibration(widths) if calibration else None
+    channels = sum(widths.values())
     if task == "dense" and target_size is not None:
         head: nn.Module = DenseHead(channels, n_outputs, target_size, hidden=2 * width, dropout=dropout)
     else:
         head = VectorHead(channels, n_outputs, hidden=8 * width, dropout=dropout, regression=task == "regression")
-    return FusionNet(encoders, joint, head)
+    return FusionNet(encoders, joint, head, calibrator)
 
 
 class _Spread(nn.Module):

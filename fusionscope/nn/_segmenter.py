@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from fusionscope.errors import InputError, did_you_mean
 
 from . import _resnet
+from ._exchange_names import exchange_of
 from ._late import LearnedEnsemble
 from ._part import dimensions, hide
 from ._refine import RefineNet
 from ._rows import interleave, separate
 from ._share import share
-from ._shuffle import AsymFusion
 from ._standardise import Standardise
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -43,8 +43,8 @@ class Segmenter(nn.Module):
         classes: number of classes K.
         encoder: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152", or a module that returns a list of maps
             of falling resolution and has their ``channels``.
-        exchange: among the modalities, inside the encoder; "asymfusion" stands for ``AsymFusion()`` where there are two
-            modalities or more; None: the modalities meet in the ensemble only.
+        exchange: among the modalities, inside the encoder: "asym_fusion", "channel_shuffle", "pixel_shift",
+            "channel_exchange" or a module; None, or one modality: the modalities meet in the ensemble only.
         norm: what :func:`share` does with norms.
         width: channels of the decoder.
         dropout: on the two deepest stages and before the classifier.
@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
         channels: Mapping[str, int] | int,
         classes: int,
         encoder: str | nn.Module = "resnet18",
-        exchange: str | nn.Module | None = "asymfusion",
+        exchange: str | nn.Module | None = "asym_fusion",
         norm: str = "private",
         width: int = 256,
         dropout: float = 0.5,
@@ -94,7 +94,7 @@ class Segmenter(nn.Module):
                 f"Segmenter needs an encoder that returns a list of maps and has their channels as .channels, got "
                 f"{type(backbone).__name__} with channels {stages}"
             )
-        self.encoder = share(backbone, sizes, norm=norm, exchange=find_exchange(exchange, sizes))
+        self.encoder = share(backbone, sizes, norm=norm, exchange=exchange_of(exchange, len(sizes)))
         self.decoder = RefineNet(tuple(stages), width, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(width, classes, 3, padding=1)
@@ -129,15 +129,6 @@ def model_sizes(channels: Mapping[str, int] | int, modalities: Sequence[str] | N
     if "prediction" in sizes:
         raise InputError(f"{part} names an output 'prediction' beside those of the modalities; rename that modality")
     return sizes
-
-
-def find_exchange(exchange: str | nn.Module | None, modalities: Sequence[str] | Mapping[str, int]) -> nn.Module | None:
-    """Return the exchange that a name stands for; none for one modality."""
-    if not isinstance(exchange, str):
-        return exchange
-    if exchange != "asymfusion":
-        raise InputError(f"unknown exchange {exchange!r}: 'asymfusion', None or a module, such as ChannelExchange()")
-    return AsymFusion() if len(modalities) > 1 else None
 
 
 def ensemble_loss(

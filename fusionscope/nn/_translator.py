@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
+from ._exchange_names import exchange_of
 from ._late import LearnedEnsemble
 from ._part import hide
-from ._segmenter import Criterion, Maps, Present, ensemble_loss, find_exchange, model_sizes
+from ._segmenter import Criterion, Maps, Present, ensemble_loss, model_sizes
 from ._share import share
 from ._standardise import Standardise
 from ._unet import UNet
@@ -36,14 +37,15 @@ class Translator(nn.Module):
         outputs: channels of the image to make.
         width: channels of the generator's first convolution.
         depth: how often the generator halves the map.
-        exchange: among the sources, in every halving block; "asymfusion" stands for ``AsymFusion()`` where there are
-            two sources or more.
+        exchange: among the sources, in every halving block: "asym_fusion", "channel_shuffle", "pixel_shift",
+            "channel_exchange", a module or None.
         norm: what :func:`share` does with norms.
         dropout: in the generator's two deepest enlarging blocks.
         modalities: names, if ``channels`` is a number.
 
     Attributes:
         modalities: the sources' names, in order.
+        channels: of each source.
         generator, ensemble: the parts.
 
     Raises:
@@ -67,7 +69,7 @@ class Translator(nn.Module):
         outputs: int,
         width: int = 32,
         depth: int = 4,
-        exchange: str | nn.Module | None = "asymfusion",
+        exchange: str | nn.Module | None = "asym_fusion",
         norm: str = "private",
         dropout: float = 0.0,
         *,
@@ -75,10 +77,10 @@ class Translator(nn.Module):
     ):
         super().__init__()
         sizes = model_sizes(channels, modalities, "Translator")
-        self.modalities = tuple(sizes)
+        self.modalities, self.channels = tuple(sizes), sizes
         self.standardise = Standardise(sizes, "Translator")
         backbone = UNet(max(sizes.values()), outputs, width=width, depth=depth, dropout=dropout)
-        found = find_exchange(exchange, sizes)
+        found = exchange_of(exchange, len(sizes))
         at = None if found is None else backbone.blocks
         self.generator = share(backbone, sizes, norm=norm, exchange=found, at=at)
         self.ensemble = LearnedEnsemble(outputs, self.modalities)

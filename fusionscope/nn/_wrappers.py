@@ -13,11 +13,11 @@ from ._encoders import _floating
 from ._part import pool
 
 
-class Standardise(nn.BatchNorm2d):
+class RawNorm(nn.BatchNorm2d):
     """Maps of any unit and type to mean 0 and variance 1 per channel, with statistics of the training data.
 
     >>> import torch
-    >>> Standardise(3)(torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)).dtype
+    >>> RawNorm(3)(torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)).dtype
     torch.float32
     """
 

@@ -261,7 +261,7 @@ def test_augment_moves_dense_maps_and_target_together():
     label = torch.zeros(19, 23, 23, dtype=torch.int64)
     label[:, 3:13, 5:19] = 1
     label[:, 6:9, 11:15] = 2
-    change = Augment({"m": "NCHW", "n": "NCHW"}, dense=True, strength=1.0, flips=True, seed=3)
+    change = Augment({"m": "NCHW", "n": "NCHW"}, target="dense", strength=1.0, flips=True, seed=3)
     shown = label[:, None].float()
     inputs, target = change({"m": shown, "n": shown}, label)
     assert torch.equal(target.unique(), torch.tensor([-1, 0, 1, 2]))
@@ -279,7 +279,7 @@ def test_augment_is_seeded_and_scaled(axes):
     x, y = torch.randn(17, *shape), torch.zeros(17, dtype=torch.int64)
 
     def changed(strength, seed=0):
-        return Augment({"x": axes}, dense=False, strength=strength, seed=seed)({"x": x}, y)[0]["x"]
+        return Augment({"x": axes}, target="classification", strength=strength, seed=seed)({"x": x}, y)[0]["x"]
 
     assert torch.equal(changed(0.0), x)
     assert torch.equal(changed(1.0), changed(1.0))
@@ -290,7 +290,8 @@ def test_augment_is_seeded_and_scaled(axes):
 
 def test_flips_without_strength_permute_pixels():
     x = torch.arange(5 * 7.0).view(1, 1, 5, 7).expand(29, 1, 5, 7)
-    out = Augment({"x": "NCHW"}, dense=False, strength=0.0, flips=True)({"x": x}, torch.zeros(29))[0]["x"].round()
+    change = Augment({"x": "NCHW"}, target="classification", strength=0.0, flips=True)
+    out = change({"x": x}, torch.zeros(29))[0]["x"].round()
     allowed = [f.flatten().tolist() for f in (x[0], x[0].flip(1), x[0].flip(2), x[0].flip(1, 2))]
     found = [o.flatten().tolist() for o in out]
     assert all(o in allowed for o in found)

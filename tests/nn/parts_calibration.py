@@ -33,12 +33,9 @@ def case(shapes: dict[str, tuple[int, ...]], **options: Any) -> Case:
 PARTS: dict[str, Case] = {
     "calibration vectors": case(UNEQUAL_VECTORS),
     "calibration sequences": case(UNEQUAL_SEQUENCES, summary="attention"),
-    "calibration maps": case(MAPS, shared=True, summary="max"),
-    "calibration mixed": case(MIXED, mode="residual"),
-    "calibration pair": case(PAIR, detach=True, gated=("rgb",)),
+    "calibration maps, shared": case(MAPS, shared=True, summary="max"),
+    "calibration mixed, residual": case(MIXED, mode="residual", instance=False),
+    "calibration of one, no support": case(PAIR, detach=True, gated=("rgb",), support=False),
+    "calibration per sample, no conflict": case(PAIR, conflict=False, dimension=False),
     "calibration alone": case({"rgb": (11,)}),
-    "calibration no support": case(PAIR, support=False),
-    "calibration no conflict": case(UNEQUAL_VECTORS, conflict=False),
-    "calibration instance only": case(PAIR, dimension=False),
-    "calibration dimension only": case(MIXED, instance=False, summary="attention"),
 }

@@ -36,9 +36,9 @@ class TokenBlock(nn.Module):
         return x + self.mlp(self.norm2(x)).relu()
 
 
-def maps(channels: int = 20, inner: int = 11, blocks: int = 1) -> nn.Sequential:
-    """A stem of its own width and one stage."""
-    stem = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+def maps(channels: int = 20, inner: int = 11, blocks: int = 1, inputs: int = 20) -> nn.Sequential:
+    """A stem and one stage."""
+    stem = nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
     return nn.Sequential(stem, nn.Sequential(*(Block(channels, inner) for _ in range(blocks))))
 
 

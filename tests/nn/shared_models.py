@@ -89,7 +89,7 @@ class Folded(nn.Module):
 
 
 OURS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "maps": (lambda: maps(3, 11, 2), (3, 5, 11)),
+    "maps": (lambda: maps(13, 11, 2, 3), (3, 5, 11)),
     "tokens": (lambda: tokens(20, 7, 2), (7, 20)),
     "resnet": (resnet, (3, 32, 32)),
     "resnet basic": (lambda: resnet("basic"), (3, 32, 32)),

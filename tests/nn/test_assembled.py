@@ -19,9 +19,11 @@ from fusionscope.nn import (
     TokenEncoder,
     VectorEncoder,
     VectorHead,
+    attach_calibration,
+    detach_calibration,
 )
 from fusionscope.nn._fuse_names import ENSEMBLES, FUSES
-from fusionscope.nn._wrappers import Standardise
+from fusionscope.nn._wrappers import RawNorm
 from fusionscope.tracing import Trace, trace
 
 SHAPES = {"vec": (7,), "seq": (23, 5), "map": (3, 17, 19), "clip": (5, 2, 11, 13)}
@@ -78,13 +80,13 @@ def test_encoders_by_name_and_module(monkeypatch):
     assert not any(p is q for p in own.parameters() for q in model.parameters()), "modules are copied"
     kinds = {type(part) for part in model.encoders["clip"].modules()}
     assert ResNet in kinds
-    assert Standardise not in kinds, "what goes into a user's module is left as it is"
+    assert RawNorm not in kinds, "what goes into a user's module is left as it is"
     assert model(sample(SHAPES)).shape == (7, 3)
     for name in ("kaiming_normal_", "kaiming_uniform_"):
         monkeypatch.setattr(nn.init, name, lambda *_, **__: None)
     named = Classifier.build(SHAPES, AXES, 3, encoder="resnet18", width=2)
     assert named.channels == {"vec": 8, "seq": 8, "map": 512, "clip": 512}
-    assert Standardise in {type(part) for part in named.encoders["map"].modules()}
+    assert RawNorm in {type(part) for part in named.encoders["map"].modules()}
     stems = [part.conv1.kernel_size for part in named.modules() if isinstance(part, ResNet)]
     assert stems == [(3, 3), (3, 3)], "small maps get the small stem"
 
@@ -156,11 +158,13 @@ def test_shared_weights_are_there_once():
 
 def learned(model: Classifier | SequenceModel, inputs: dict[str, torch.Tensor]) -> Trace:
     """Train a few steps, then trace."""
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(3):
-        optimizer.zero_grad()
-        model.loss(model.outputs(inputs), TARGET, cross_entropy).backward()
-        optimizer.step()
+        gradients = torch.autograd.grad(
+            model.loss(model.outputs(inputs), TARGET, cross_entropy), list(model.parameters())
+        )
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
     return trace(model.eval(), inputs)
 
 
@@ -220,6 +224,26 @@ def test_trace_of_a_sequence_model():
         assert [c.depends_on for c in found.calls if c.path == "head"] == [set(shapes)]
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Classifier.build(PAIR, PAIR_AXES, 3, width=2, fuse="late"),
+        lambda: Classifier.build(TWINS, TWINS_AXES, 3, width=2, shared=True, exchange="channel_shuffle"),
+        lambda: SequenceModel.build(PAIR, PAIR_AXES, 3, width=2, fuse="bottleneck_attention"),
+    ],
+    ids=["late", "shared", "sequence"],
+)
+def test_calibration_can_be_attached_and_detached(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    inputs = sample(TWINS if "rgb" in model.modalities else PAIR)
+    expected = model(inputs)
+    attach_calibration(model, inputs)
+    torch.testing.assert_close(model(inputs), expected, rtol=0, atol=1e-6)
+    detach_calibration(model)
+    assert torch.equal(model(inputs), expected)
+
+
 BUILD = {"shapes": PAIR, "axes": PAIR_AXES, "n_outputs": 3}
 MAPS = {"shapes": TWINS, "axes": TWINS_AXES}
 
@@ -228,7 +252,7 @@ MAPS = {"shapes": TWINS, "axes": TWINS_AXES}
     ("change", "text"),
     [
         ({"encoder": "resnet19"}, "unknown encoder 'resnet19'.*Did you mean 'resnet18'"),
-        ({"encoder": "resnet18"}, "'resnet18' takes none of the modalities"),
+        ({"encoder": {"a": "resnet18"}}, "'resnet18' does not take modality 'a' with axes NC"),
         ({"encoder": {"a": "transformer"}}, "'transformer' does not take modality 'a' with axes NC"),
         ({"encoder": {"c": "auto"}}, "unknown modality 'c'"),
         ({"fuse": "gatd"}, "unknown fuse 'gatd'.*Did you mean 'gated'"),

@@ -10,7 +10,7 @@ import torch
 
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, hf_backbone
-from fusionscope.nn._wrappers import Standardise
+from fusionscope.nn._wrappers import RawNorm
 
 transformers = pytest.importorskip("transformers")
 
@@ -107,7 +107,7 @@ def test_in_a_classifier():
     for shared in (False, True):
         model = Classifier.build(shapes, axes, 3, encoder=config, shared=shared)
         assert model.channels == {"rgb": 8, "depth": 8}
-        assert sum(isinstance(part, Standardise) for part in model.modules()) == 2
+        assert sum(isinstance(part, RawNorm) for part in model.modules()) == 2
         assert model(inputs).shape == (5, 3)
 
 

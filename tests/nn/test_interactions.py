@@ -21,7 +21,7 @@ def task(size: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     return x, bits.sum(1) % 2
 
 
-def accuracy(name: str, steps: int = 100) -> float:
+def accuracy(name: str, steps: int = 60) -> float:
     """Of a linear layer on what the fuse gives."""
     torch.manual_seed(0)
     fuse = FUSES[name](SIZES)
@@ -44,4 +44,5 @@ def test_what_adds_up_cannot_tell(name):
 
 @pytest.mark.parametrize("name", sorted(set(FUSES) - {"concat", "sum", "mean"}))
 def test_what_multiplies_or_attends_can(name):
-    assert accuracy(name) > 0.95
+    # with bottlenecks, one layer must first learn to write what the next reads
+    assert accuracy(name, 160 if name == "bottleneck_attention" else 60) > 0.95

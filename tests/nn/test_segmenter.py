@@ -171,7 +171,7 @@ def test_errors():
         Segmenter(CHANNELS, 2, "resnet81")
     with pytest.raises(InputError, match=r"an encoder that returns a list of maps .*, got Conv2d with channels None"):
         Segmenter(CHANNELS, 2, nn.Conv2d(3, 2, 1))
-    with pytest.raises(InputError, match="unknown exchange 'asym': 'asymfusion', None or a module"):
+    with pytest.raises(InputError, match="unknown exchange 'asym': .* None or a module"):
         Segmenter(CHANNELS, 2, exchange="asym")
     with pytest.raises(InputError, match="names an output 'prediction'"):
         Segmenter({"rgb": 3, "prediction": 1}, 2)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fusionscope.errors import InputError
 from fusionscope.nn import MapEncoder, Pooled, ResNet, SequenceEncoder, TokenEncoder
-from fusionscope.nn._wrappers import Frames, Standardise
+from fusionscope.nn._wrappers import Frames, RawNorm
 
 
 @pytest.mark.parametrize(("encoder", "steps"), [(SequenceEncoder(5, 3, keep_time=True), 6), (TokenEncoder(5, 3), 23)])
@@ -58,7 +58,7 @@ def test_unit_and_type_of_the_input_do_not_matter():
     x = torch.randint(0, 9, (3, 23, 5))
     torch.testing.assert_close(encoder(x), encoder(1000.0 * x + 70), rtol=1e-3, atol=1e-3)
     maps = torch.randint(0, 255, (3, 2, 5, 7), dtype=torch.uint8)
-    out = Standardise(2)(maps)
+    out = RawNorm(2)(maps)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(out.var((0, 2, 3), unbiased=False), torch.ones(2), rtol=0, atol=1e-5)
 

@@ -1,0 +1,125 @@
+"""From settings and data to the model to train, and back from the description that a run folder keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from fusionscope.data import DataSplits
+from fusionscope.errors import InputError
+from fusionscope.nn import Classifier, Segmenter, SequenceModel, Translator, build_model
+
+from ._config import TrainConfig
+
+TASKS = {
+    "auto": ("classification", "dense", "regression", "translation"),
+    "classifier": ("classification",),
+    "sequence": ("classification", "regression"),
+    "segmenter": ("dense",),
+    "translator": ("translation",),
+}
+# settings that only some models read, with what they are where nobody set them
+READERS = {
+    "encoder": ("auto", ("classifier", "sequence", "segmenter")),
+    "fuse": ("auto", ("classifier", "sequence")),
+    "calibration": (False, ("auto", "classifier", "sequence")),
+    "shared": (False, ("classifier",)),
+    "exchange": ("auto", ("classifier", "segmenter", "translator")),
+    "norm": ("private", ("classifier", "segmenter", "translator")),
+    "modality_dropout": (0.0, ("auto", "classifier", "sequence")),
+    "auxiliary": (0.0, ("auto", "classifier", "sequence")),
+    "adversarial": (False, ("translator",)),
+}
+
+
+def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: Sequence[int]) -> dict[str, Any]:
+    """Return what :func:`rebuild` needs for the model that ``config`` asks for.
+
+    Raises:
+        InputError: if the model is not for the data's task, or does not read a setting that was given.
+    """
+    kind = _kind(config, data)
+    shapes = {m: list(s) for m, s in data.shapes.items()}
+    several = len(shapes) > 1
+    exchange = config.exchange if config.exchange != "auto" else "asym_fusion"
+    if kind in ("segmenter", "translator"):
+        flat = [m for m, axes in data.axes.items() if axes != "NCHW"]
+        if flat:
+            raise InputError(f"the {kind} takes maps (NCHW); {flat[0]!r} has axes {data.axes[flat[0]]}: leave it out")
+        shared = {
+            "channels": {m: s[0] for m, s in shapes.items()},
+            "exchange": exchange if several else "none",
+            "norm": config.norm,
+            "dropout": config.dropout,
+        }
+        if kind == "translator":
+            return {"name": "Translator", "outputs": outputs, "width": config.width} | shared
+        encoder = "resnet18" if config.encoder == "auto" else config.encoder
+        widths = {"encoder_width": config.width, "width": 4 * config.width}
+        return {"name": "Segmenter", "classes": outputs, "encoder": encoder} | widths | shared
+    common: dict[str, Any] = {
+        "shapes": shapes,
+        "axes": dict(data.axes),
+        "n_outputs": outputs,
+        "width": config.width,
+        "dropout": config.dropout,
+        "modality_dropout": config.modality_dropout,
+    }
+    if kind == "auto":
+        dense = data.task == "dense"
+        size = list(target_shape) if dense else None
+        more = {"calibration": True} if config.calibration else {}
+        return {"name": "FusionNet", "task": data.task, "target_size": size, "fuse": "concat"} | common | more
+    chosen = {"encoder": config.encoder, "calibration": config.calibration}
+    if kind == "sequence":
+        fuse = "cross_attention" if config.fuse == "auto" else config.fuse
+        return {"name": "SequenceModel", "task": data.task, "fuse": fuse} | common | chosen
+    fuse = "concat" if config.fuse == "auto" else config.fuse
+    if config.shared and several:
+        chosen |= {"shared": True, "norm": config.norm, "exchange": exchange if config.exchange != "auto" else "none"}
+    return {"name": "Classifier", "fuse": fuse} | common | chosen
+
+
+def rebuild(description: Mapping[str, Any]) -> nn.Module:
+    """Build the model of such a description.
+
+    Raises:
+        InputError: if a setting is unknown or does not fit.
+        KeyError: if one is missing.
+    """
+    settings = {k: v for k, v in description.items() if k not in ("name", "parameters")}
+    if settings.get("exchange") == "none":
+        settings["exchange"] = None
+    if settings.get("target_size") is not None:
+        settings["target_size"] = tuple(settings["target_size"])
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "FusionNet": build_model,
+        "Classifier": Classifier.build,
+        "SequenceModel": SequenceModel.build,
+        "Segmenter": Segmenter,
+        "Translator": Translator,
+    }
+    return builders[description["name"]](**settings)
+
+
+def _kind(config: TrainConfig, data: DataSplits) -> str:
+    kind = config.model
+    if kind == "auto" and data.task == "translation":
+        kind = "translator"
+    if data.task not in TASKS[kind]:
+        fitting = [name for name, tasks in TASKS.items() if data.task in tasks]
+        raise InputError(
+            f"model = {kind!r} is for {' or '.join(TASKS[kind])}, but the target of {data.spec} asks for {data.task}: "
+            f"take {' or '.join(map(repr, fitting))}"
+        )
+    for name, (default, readers) in READERS.items():
+        if getattr(config, name) != default and kind not in readers:
+            raise InputError(
+                f"{name} = {getattr(config, name)!r} is for the models {', '.join(map(repr, readers))}; the model here "
+                f"is {kind!r}: choose another (--model), or leave {name} out"
+            )
+    if config.exchange not in ("auto", "none") and kind == "classifier" and not config.shared:
+        raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")
+    return kind
