@@ -10,6 +10,8 @@ from fusionscope.errors import InputError
 
 from ._encoders import resize
 
+EDGE = "replicate"  # zeros would show as a frame in what comes out
+
 
 class Down(nn.Module):
     """Halve the map: convolutions 4x4 with stride 2, 3x3, 1x1, each with instance norm and leaky ReLU 0.2.
@@ -19,9 +21,9 @@ class Down(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False, padding_mode=EDGE)
         self.norm1 = nn.InstanceNorm2d(outputs, affine=True)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False, padding_mode=EDGE)
         self.norm2 = nn.InstanceNorm2d(outputs, affine=True)
         self.conv3 = nn.Conv2d(outputs, outputs, 1, bias=False)
         self.norm3 = nn.InstanceNorm2d(outputs, affine=True)
@@ -38,7 +40,7 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, skip: int, outputs: int, dropout: float):
         super().__init__()
-        self.conv = nn.Conv2d(inputs + skip, outputs, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(inputs + skip, outputs, 3, padding=1, bias=False, padding_mode=EDGE)
         self.norm = nn.InstanceNorm2d(outputs, affine=True)
         self.act = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
@@ -53,9 +55,10 @@ class UNet(nn.Module):
 
     A 4x4 convolution with stride 2 without norm, so that the picture's own brightness comes through; ``depth - 1``
     blocks that halve the map (:class:`Down`); as many that enlarge it bilinearly to the size of the skip (:class:`Up`),
-    so that height and width need no divisor; last, bilinearly to the input's size and a 3x3 convolution. Widths
-    ``width * (1, 2, 4, 8, 8, ...)``. After Ronneberger et al. 2015, arXiv:1505.04597, and the generator of Isola et
-    al. 2017, arXiv:1611.07004, with resizing in place of transposed convolutions.
+    so that height and width need no divisor; last, bilinearly to the input's size, beside the input itself, two 3x3
+    convolutions. Convolutions are padded with the edge's values. Widths ``width * (1, 2, 4, 8, 8, ...)``. After
+    Ronneberger et al. 2015, arXiv:1505.04597, and the generator of Isola et al. 2017, arXiv:1611.07004, with resizing
+    in place of transposed convolutions.
 
     Args:
         inputs: channels of the image.
@@ -85,16 +88,21 @@ class UNet(nn.Module):
         widths = [width * min(2**i, 8) for i in range(depth)]
         self.depth = depth
         self.blocks = tuple(f"down.{i}" for i in range(depth - 1))
-        self.stem = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
+        self.stem = nn.Conv2d(inputs, width, 4, stride=2, padding=1, padding_mode=EDGE)
         self.act = nn.LeakyReLU(0.2)
         self.down = nn.ModuleList(Down(widths[i], widths[i + 1]) for i in range(depth - 1))
         self.up = nn.ModuleList(
             Up(widths[i + 1], widths[i], widths[i], dropout if i >= depth - 3 else 0.0) for i in range(depth - 1)
         )
-        self.last = nn.Conv2d(width, outputs, 3, padding=1)
+        fine = max(1, width // 2)
+        self.last = nn.Sequential(
+            nn.Conv2d(width + inputs, fine, 3, padding=1, padding_mode=EDGE),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(fine, outputs, 3, padding=1, padding_mode=EDGE),
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        size = (x.shape[2], x.shape[3])
+        image, size = x, (x.shape[2], x.shape[3])
         if (size[0] >> self.depth) * (size[1] >> self.depth) < 2:
             raise InputError(
                 f"a U-Net of depth {self.depth} halves {size[0]}x{size[1]} until less than two pixels are left for its "
@@ -106,4 +114,4 @@ class UNet(nn.Module):
         x = skips[-1]
         for i in range(self.depth - 2, -1, -1):
             x = self.up[i](x, skips[i])
-        return self.last(resize(x, size))
+        return self.last(torch.cat([resize(x, size), image], 1))
