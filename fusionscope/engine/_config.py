@@ -71,7 +71,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_decay: float = 0.01
     """Weight decay of AdamW, on weight matrices and kernels only."""
     width: int = 16
-    """Channels of the first stage of every encoder; the deepest has four times as many (a ResNet's eight times)."""
+    """Channels of the first stage of every encoder; the deepest has four times as many (eight times in the segmenter's
+    ResNet; the classifier's ResNets have their published width)."""
     dropout: float = 0.1
     """Dropout in the head; each encoder drops whole input channels at a quarter of this rate."""
     modality_dropout: float = 0.0

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope.errors import InputError
 
 from ._late import LearnedEnsemble, OfLogits
 from ._model import FusionNet
-from ._part import hide, pool, there
+from ._part import pool, there
 from ._wrappers import last_channels
 
 Present = dict[str, Bool[Tensor, " b"]] | None
@@ -73,10 +73,7 @@ class Assembled(FusionNet):
         Raises:
             InputError: if a modality is missing or unknown, or ``present`` does not fit.
         """
-        self._check_present(inputs, present)
-        if present is not None:
-            inputs = {m: hide(x, present, m) for m, x in inputs.items()}
-        x = super().encode(inputs)
+        x = super().encode(inputs, present)
         if self.shared is not None:
             taken = cast(Any, self.shared).modalities
             x |= self.shared(
@@ -148,19 +145,6 @@ class Assembled(FusionNet):
         last = draw.masked_fill(~has, -1.0).argmax(0)
         stays = (draw >= self.modality_dropout) | (torch.arange(len(draw), device=like.device)[:, None] == last)
         return dict(zip(self.modalities, has & stays, strict=True))
-
-    def _check_present(self, inputs: dict[str, Tensor], present: Present) -> None:
-        for m, mask in (present or {}).items():
-            if m not in self.modalities:
-                raise InputError(
-                    f"present names the unknown modality {m!r}: this model takes "
-                    f"{', '.join(map(repr, self.modalities))}.{did_you_mean(m, self.modalities)}"
-                )
-            if m in inputs and (mask.dtype != torch.bool or mask.shape != inputs[m].shape[:1]):
-                raise InputError(
-                    f"present[{m!r}] must be a bool per sample, [{len(inputs[m])}], got {mask.dtype} of "
-                    f"{list(mask.shape)}"
-                )
 
     def extra_repr(self) -> str:
         return ", ".join(f"{m}={c}" for m, c in self.channels.items()) + (

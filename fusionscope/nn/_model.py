@@ -13,7 +13,7 @@ from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
-from ._part import named
+from ._part import check_present, hide, named
 
 TASKS = ("classification", "dense", "regression")
 FUSES = ("concat",)
@@ -45,11 +45,15 @@ class FusionNet(nn.Module):
         self.fuse = fuse
         self.head = head
 
-    def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def encode(
+        self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
+    ) -> dict[str, Tensor]:
         """Return every modality's features before the fuse: ``[B,D]``, or ``[B,D,h,w]`` for dense prediction.
 
+        Inputs of absent samples count as zeros.
+
         Raises:
-            InputError: if a modality is missing or unknown.
+            InputError: if a modality is missing or unknown, or ``present`` does not fit.
         """
         for name in inputs:
             if name not in self.encoders:
@@ -65,7 +69,8 @@ class FusionNet(nn.Module):
                 "without a modality, give any values and present={modality: all False}, fill it in "
                 "(fusionscope.dissection does), or train a model without it"
             )
-        return {name: self.encoders[name](inputs[name]) for name in self.modalities}
+        check_present(present, inputs, "this model")
+        return {name: self.encoders[name](hide(inputs[name], present, name)) for name in self.modalities}
 
     def predict(
         self, features: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
@@ -82,13 +87,13 @@ class FusionNet(nn.Module):
 
         ``present`` says which samples have which modality; one that it does not name is there in all.
         """
-        return self.predict(self.encode(inputs), present)
+        return self.predict(self.encode(inputs, present), present)
 
     def outputs(
         self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Tensor]:
         """Return the ``prediction`` and each modality's features before calibration and fuse, as ``NAME features``."""
-        features = self.encode(inputs)
+        features = self.encode(inputs, present)
         return {"prediction": self.predict(features, present)} | {f"{m} features": x for m, x in features.items()}
 
     def loss(

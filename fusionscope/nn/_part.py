@@ -73,6 +73,25 @@ def check_features(features: Mapping[str, Tensor], modalities: Sequence[str] | M
                 )
 
 
+def check_present(present: Mapping[str, Tensor] | None, features: Mapping[str, Tensor], part: str) -> None:
+    """Check that ``present`` names modalities of ``features``, each with a bool per sample.
+
+    Raises:
+        InputError: if not.
+    """
+    for name, mask in (present or {}).items():
+        if name not in features:
+            raise InputError(
+                f"present names the unknown modality {name!r}: {part} takes {', '.join(map(repr, features))}."
+                + did_you_mean(name, features)
+            )
+        if mask.dtype != torch.bool or mask.shape != features[name].shape[:1]:
+            raise InputError(
+                f"present[{name!r}] must be a bool per sample, [{len(features[name])}], got {mask.dtype} of "
+                f"{list(mask.shape)}"
+            )
+
+
 def channel_axis(x: Tensor) -> int:
     """Return the channel axis: 1 of vectors ``[B,C]`` and maps ``[B,C,H,W]``, 2 of sequences ``[B,T,C]``."""
     return 2 if x.ndim == 3 else 1
