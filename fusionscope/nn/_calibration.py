@@ -170,7 +170,7 @@ class ContextualCalibration(nn.Module):
         Where a modality is absent all three are 0; where it has no other, the factor is 1.
         """
         found = self._gates(self._seen(features, present), present, steps)
-        shapes = {m: (len(features[m]), self.channels[m]) for m in found}
+        shapes = {m: (features[m].shape[0], self.channels[m]) for m in found}
         found = {
             m: Gate(g.instance, g.dimension.expand(shapes[m]), g.factor.expand(shapes[m])) for m, g in found.items()
         }
@@ -210,7 +210,7 @@ class ContextualCalibration(nn.Module):
             scale = i / start
         else:
             i = scale = i if self.instance is not None else torch.ones_like(i)
-        alone = (weights.sum(2) == 0).expand(len(z), -1)
+        alone = (weights.sum(2) == 0).expand(z.shape[0], -1)
         found = {}
         for m in self.gated:
             place = self.modalities.index(m)

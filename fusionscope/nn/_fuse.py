@@ -66,7 +66,7 @@ class Concat(nn.Module):
         return torch.cat(parts, dim=channel_axis(parts[0]))
 
     def _drop(self, like: Tensor, keep: list[Tensor | None]) -> list[Tensor | None]:
-        draw = torch.rand(len(keep), len(like), device=like.device)
+        draw = torch.rand(len(keep), like.shape[0], device=like.device)
         there = torch.stack([torch.ones_like(draw[0], dtype=torch.bool) if k is None else k for k in keep])
         # the present modality with the largest draw always stays
         last = draw.masked_fill(~there, -1.0).argmax(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -102,6 +102,12 @@ def pool(x: Float[Tensor, "b ..."]) -> Float[Tensor, "b c"]:
     return x if x.ndim == 2 else x.mean(1) if x.ndim == 3 else x.mean((2, 3))
 
 
+def equal(shapes: Iterable[object]) -> bool:
+    """Whether all shapes are the same; unlike a set of them, also while a batch size is a symbol (torch.export)."""
+    first, *others = shapes
+    return all(shape == first for shape in others)
+
+
 def spread(values: Tensor, x: Tensor) -> Tensor:
     """View ``[B,C]`` (or ``[B,1]``) so that it broadcasts with the features ``x``."""
     if x.ndim == 2:
@@ -113,7 +119,7 @@ def there(present: Mapping[str, Tensor] | None, modality: str, like: Tensor) -> 
     """Return who has the modality: all samples, unless ``present`` names it."""
     mask = None if present is None else present.get(modality)
     if mask is None:
-        return torch.ones(len(like), dtype=torch.bool, device=like.device)
+        return torch.ones(like.shape[0], dtype=torch.bool, device=like.device)
     return mask.to(like.device)
 
 

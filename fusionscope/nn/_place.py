@@ -71,7 +71,7 @@ class Place(nn.Module):
 
     def exchanged(self, x: Tensor, half: str, last: bool) -> Tensor:
         if self.watch is not None:
-            self.watch(self, len(x))
+            self.watch(self, x.shape[0])
         if len(self._active) == 1:
             return x
         moved = last and x.ndim == 4

@@ -15,7 +15,7 @@ from fusionscope._nest import map_tensors, tensors
 from fusionscope.errors import InputError, did_you_mean
 
 from ._norms import ModalityNorm
-from ._part import hide, subset
+from ._part import equal, hide, subset
 from ._place import Place
 from ._rows import interleave
 
@@ -97,14 +97,14 @@ class SharedEncoder(nn.Module):
             x = hide(inputs[m], present, m)
             # A stem's biases are no input: absent samples are zero behind it as well.
             features[m] = hide(self.stems[m](x), present, m) if m in self.stems else x
-        if len({x.shape for x in features.values()}) > 1:
+        if not equal(x.shape for x in features.values()):
             shapes = ", ".join(f"{m} {list(x.shape)}" for m, x in features.items())
             raise InputError(
                 f"a shared encoder takes inputs of one shape, got {shapes}"
                 + (" behind the stems" if self.stems else "")
                 + "; resize them, or pass share(..., stems={modality: module}) where channels differ"
             )
-        batch = len(features[self._active[0]])
+        batch = features[self._active[0]].shape[0]
         rows = interleave(features)
         if not self._watched and not torch.compiler.is_compiling():
             with self.watched(batch, fit=False):
@@ -145,7 +145,7 @@ class SharedEncoder(nn.Module):
     def _split(self, out: Any, batch: int, present: dict[str, Tensor] | None) -> dict[str, Any]:
         size = batch * len(self._active)
         for path, x in tensors(out):
-            if x.ndim == 0 or len(x) == 0 or len(x) % size:
+            if x.ndim == 0 or x.shape[0] == 0 or x.shape[0] % size:
                 raise InputError(
                     f"the shared backbone returned {f'{path} ' if path else ''}{list(x.shape)} for {batch} samples of "
                     f"{len(self._active)} modalities: its first axis must be {size} rows or a multiple, or the "
@@ -157,7 +157,7 @@ class SharedEncoder(nn.Module):
         }
 
     def _rows_of(self, x: Tensor, place: int, batch: int, present: dict[str, Tensor] | None) -> Tensor:
-        several = len(x) // (batch * len(self._active))
+        several = x.shape[0] // (batch * len(self._active))
         if len(self._active) > 1:
             x = x.unflatten(0, (batch, len(self._active), several))[:, place]
             x = x[:, 0] if several == 1 else x.flatten(0, 1)
@@ -195,7 +195,7 @@ class SharedEncoder(nn.Module):
             if isinstance(part, Place):
                 part.watch = watch
             else:
-                hook = part.register_forward_pre_hook(lambda part, args: watch(part, len(args[0])), prepend=True)
+                hook = part.register_forward_pre_hook(lambda part, args: watch(part, args[0].shape[0]), prepend=True)
                 handles.append(hook)
         try:
             yield

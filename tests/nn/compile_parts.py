@@ -40,9 +40,12 @@ def check(case: Case) -> None:
         got = torch.compile(fast, backend="eager", fullgraph=True)(*arguments)
         torch.testing.assert_close(got, expected)
     part.eval()
+    batch = torch.export.Dim("batch", min=2, max=64)
     for arguments in ((x,), (x, present)):
-        program = torch.export.export(part, arguments)
-        torch.testing.assert_close(program.module()(*arguments), part(*arguments))
+        shapes = [{m: {0: batch} for m in one} for one in arguments]
+        program = torch.export.export(part, arguments, dynamic_shapes=shapes)
+        more = [{m: torch.cat([v, v[:2]]) for m, v in one.items()} for one in arguments]
+        torch.testing.assert_close(program.module()(*more), part(*more))
 
 
 if __name__ == "__main__":
