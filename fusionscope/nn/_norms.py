@@ -122,12 +122,12 @@ class ModalityNorm(NormValues):
         return self
 
     def scales(self) -> dict[str, Float[Tensor, " c"]]:
-        """Return each active modality's gamma; empty where the norm has none."""
+        """Return each modality's gamma, active or not; empty where the norm has none."""
         if self.copies is not None:
-            return self.copies.scales(self._active)
+            return self.copies.scales()
         if self.weight is None:
             return {}
-        return {m: self.weight[self.modalities.index(m)] if self.own[0] else self.weight for m in self._active}
+        return {m: self.weight[self.modalities.index(m)] if self.own[0] else self.weight for m in self.modalities}
 
     def of(self, modality: str) -> nn.Module:
         """Return a new norm of the original class with one modality's values."""

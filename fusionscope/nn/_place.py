@@ -76,11 +76,17 @@ class Place(nn.Module):
             return x
         moved = last and x.ndim == 4
         features = separate(x.movedim(-1, 1) if moved else x, self._active, self.rows)
-        present = self.present
-        if present is not None and self.rows > 1:
-            present = {m: p.repeat_interleave(self.rows) for m, p in present.items()}
-        if present is not None:
-            present = {m: present[m] for m in self._active if m in present}
+        present = None
+        if self.present is not None:
+            present = {m: self.present[m] for m in self._active if m in self.present}
+            if self.rows > 1:
+                present = {m: p.repeat_interleave(self.rows) for m, p in present.items()}
+        if self._active != self.modalities:
+            # An exchange that names its modalities, or keeps something of each, meets them all: the others are absent.
+            like = features[self._active[0]]
+            none = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+            present = {**(present or {}), **{m: none for m in self.modalities if m not in features}}
+            features = {m: features[m] if m in features else torch.zeros_like(like) for m in self.modalities}
         part = getattr(self.exchange, half) if half else self.exchange
         out = part(features, present, scales=self._norm[0].scales()) if self._norm else part(features, present)
         rows = [out[m] for m in self._active]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 from fusionscope._nest import map_tensors, tensors
 from fusionscope.errors import InputError, did_you_mean
@@ -47,6 +48,8 @@ class SharedEncoder(nn.Module):
         self.exchanges = nn.ModuleList()
         self._active = modalities
         self._watched = False
+        # What the parts were told last in the backward that runs.
+        self._held: tuple[tuple[str, ...], dict[str, Tensor] | None] | None = None
 
     def inner(self) -> list[ModalityNorm | Place]:
         """Return the parts that look inside the interleaved rows: the norms, then the exchanges."""
@@ -63,8 +66,15 @@ class SharedEncoder(nn.Module):
     @active.setter
     def active(self, modalities: Sequence[str]) -> None:
         self._active = subset(modalities, self.modalities, "SharedEncoder")
+        self._tell(self._active, None)
+
+    def _settle(self) -> None:
+        self._held = None
+        self._tell(self._active, None)
+
+    def _tell(self, active: tuple[str, ...], present: dict[str, Tensor] | None) -> None:
         for part in self.inner():
-            part.active = self._active
+            part.active, part.present = active, present
 
     @contextmanager
     def only(self, *modalities: str) -> Generator[SharedEncoder]:
@@ -92,6 +102,8 @@ class SharedEncoder(nn.Module):
         self, inputs: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Any]:
         self._check(inputs, present)
+        if self._held is not None:
+            self._settle()
         features = {}
         for m in self._active:
             x = hide(inputs[m], present, m)
@@ -112,7 +124,27 @@ class SharedEncoder(nn.Module):
             self._watched = True
         else:
             out = self._run(rows, present)
-        return self._split(out, batch, present)
+        found = self._split(out, batch, present)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._remind(found, present)
+        return found
+
+    def _remind(self, found: dict[str, Any], present: dict[str, Tensor] | None) -> None:
+        """Let what gradient checkpointing computes again in the backward see who was active and present here."""
+        state = self._active, present
+
+        def remind(_: Tensor) -> None:
+            if self._held is None:
+                if state == (self._active, None):
+                    return
+                Variable._execution_engine.queue_callback(self._settle)
+            if self._held is not state:
+                self._held = state
+                self._tell(*state)
+
+        for _, x in tensors(found):
+            if x.requires_grad:
+                x.register_hook(remind)
 
     def _run(self, rows: Tensor, present: dict[str, Tensor] | None) -> Any:
         if present is None and not len(self.exchanges):

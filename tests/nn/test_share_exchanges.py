@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
-from fusionscope.nn import AsymFusion, ChannelExchange, ChannelShuffle, PixelShift, share, unshare
+from fusionscope.nn import (
+    AsymFusion,
+    ChannelExchange,
+    ChannelShuffle,
+    ConsistencySpeciality,
+    PixelShift,
+    share,
+    unshare,
+)
 from fusionscope.nn._places import middle, prefix_tokens, stages, token_grid
 
 from .parts_share import Block, TokenBlock, maps
@@ -219,6 +227,29 @@ def test_nothing_is_kept_after_a_forward_that_failed() -> None:
 
 def stop(*_: object) -> None:
     raise KeyError("stop")
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        AsymFusion(modalities=(*NAMES, "ir")),
+        AsymFusion(receivers=("rgb",)),
+        PixelShift(modalities=(*NAMES, "ir")),
+        ConsistencySpeciality(20, (*NAMES, "ir")),
+        ChannelExchange(0.99),
+    ],
+    ids=lambda exchange: type(exchange).__name__,
+)
+def test_an_inactive_modality_is_absent_to_exchanges(exchange: nn.Module) -> None:
+    encoder = apart(share(maps(20), (*NAMES, "ir"), exchange=exchange)).eval()
+    x = {m: torch.randn(2, 20, 5, 7) for m in encoder.modalities}
+    weight = encoder.penalty()
+    for chosen in (("depth", "ir"), ("rgb", "ir")):
+        (left,) = {*x} - {*chosen}
+        expected = encoder(x, {left: torch.zeros(2, dtype=torch.bool)})
+        with encoder.only(*chosen):
+            assert_same(encoder({m: x[m] for m in chosen}), {m: expected[m] for m in chosen})
+            assert torch.equal(encoder.penalty(), weight)
 
 
 def test_copies_hold_their_own_exchanges() -> None:
