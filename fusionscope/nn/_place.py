@@ -134,13 +134,14 @@ def install(backbone: nn.Module, name: str, exchange: nn.Module, modalities: tup
     tokens = not any(isinstance(m, CONVS) for m in module.modules())
     if tokens:
         _fill_grid(place.exchange, backbone)
+    last = tokens and any(isinstance(m, nn.Linear) or _channels_end(m) for m in module.modules())
     if exchange.placement == "after":
-        place.behind(module, last=tokens)
+        place.behind(module, last=last)
     elif exchange.placement == "norm":
         place.behind_norm(*_norm_of(module, found.norm if found else None, name))
     elif found is None:
-        place.ahead(module, "before", last=tokens)
-        place.behind(module, "after", last=tokens)
+        place.ahead(module, "before", last=last)
+        place.behind(module, "after", last=last)
     else:
         conv = module.get_submodule(found.conv)
         place.ahead(conv, "before")

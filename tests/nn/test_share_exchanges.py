@@ -145,6 +145,13 @@ def test_what_is_swapped_behind_the_last_block_comes_out_swapped() -> None:
         assert_same(one, two)
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(11), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(1, 11)])
+def test_layers_between_convolutions_give_maps_with_channels_first(layer: nn.Module) -> None:
+    encoder = share(nn.Sequential(nn.Conv2d(3, 11, 3), layer), NAMES, exchange=Spy("after"), at="1")
+    out = encoder({m: torch.randn(2, 3, 7, 9) for m in NAMES})
+    assert encoder.exchanges[0].exchange.seen == {m: list(x.shape) for m, x in out.items()}
+
+
 def test_asymmetric_fusion_in_a_bottleneck_equals_the_algorithm_written_out() -> None:
     torch.manual_seed(0)
     encoder = apart(share(nn.Sequential(Block(13, 11)), NAMES, exchange=AsymFusion(), at="0")).eval()
