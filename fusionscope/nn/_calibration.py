@@ -241,7 +241,8 @@ class ContextualCalibration(nn.Module):
             return self.project[key](torch.where(keep.any(1) if keep.ndim else keep, u, torch.zeros_like(u)))
         places = torch.where(keep, places, torch.zeros_like(places))
         if self.score is not None:
-            score = self.score[key](places).float()
+            score = self.score[key](places)
+            score = score.to(torch.promote_types(score.dtype, torch.float32))
             weights = torch.where(keep, score, torch.finfo(score.dtype).min).softmax(1).to(x.dtype)
             return self.project[key]((weights * places).sum(1))
         return self.project[key](places.sum(1) / keep.sum(1).clamp(min=1))
