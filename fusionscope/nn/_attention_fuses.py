@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fusionscope.errors import InputError
 
 from ._fuse_base import average, keep, view
-from ._part import check_features, dimensions, equal, hide, there
+from ._part import check_features, check_present, dimensions, equal, hide, there
 
 
 class _Attending(nn.Module):
@@ -41,6 +41,7 @@ class _Attending(nn.Module):
         self, features: dict[str, Tensor], present: dict[str, Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         check_features(features, self.sizes, type(self).__name__)
+        check_present(present, features, type(self).__name__)
         x = {m: hide(features[m], present, m) for m in self.modalities}
         if not equal(v.shape[0] for v in x.values()):
             shapes = ", ".join(f"{m} {list(v.shape)}" for m, v in x.items())

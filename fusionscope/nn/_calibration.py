@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fusionscope.errors import InputError, did_you_mean
 
-from ._part import check_features, dimensions, hide, pool, spread, there
+from ._part import check_features, check_present, dimensions, hide, pool, spread, there
 
 NAME = "ContextualCalibration"
 MODES = ("product", "residual")
@@ -190,6 +190,7 @@ class ContextualCalibration(nn.Module):
 
     def _seen(self, features: dict[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         check_features(features, self.channels, NAME)
+        check_present(present, features, NAME)
         return {m: hide(features[m], present, m) for m in self.modalities}
 
     def _gates(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ._fuse_base import Pointwise, average, keep, projections, same_locations, total
-from ._part import channel_axis, check_features, dimensions, hide, named
+from ._part import channel_axis, check_features, check_present, dimensions, hide, named
 
 
 class Concat(nn.Module):
@@ -57,6 +57,7 @@ class Concat(nn.Module):
         self, features: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> Float[Tensor, "b ..."]:
         check_features(features, self.sizes or self.modalities, "Concat")
+        check_present(present, features, "Concat")
         same_locations({m: features[m] for m in self.modalities}, "Concat")
         parts = [features[m] for m in self.modalities]
         keep = [None if present is None else present.get(m) for m in self.modalities]

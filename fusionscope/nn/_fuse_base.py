@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
-from ._part import check_features, dimensions, equal, hide, there
+from ._part import check_features, check_present, dimensions, equal, hide, there
 
 
 class Pointwise(nn.Module):
@@ -51,6 +51,7 @@ class Pointwise(nn.Module):
         """Check the features; return them channels last and zero where absent, and the masks."""
         part = type(self).__name__
         check_features(features, self.sizes, part)
+        check_present(present, features, part)
         same_locations({m: features[m] for m in self.modalities}, part)
         x = {m: channels_last(hide(features[m], present, m)) for m in self.modalities}
         return x, {m: view(there(present, m, v), v) for m, v in x.items()}

@@ -14,7 +14,7 @@ from fusionscope.errors import InputError
 
 from ._norm_copies import NormCopies, single
 from ._norm_math import NormValues, affine, flat, statistical, values
-from ._part import check_features, equal, hide, named, subset
+from ._part import check_features, check_present, equal, hide, named, subset
 from ._rows import interleave, row_mask, separate
 
 PRIVATE = {"both": (True, True), "affine": (True, False), "statistics": (False, True), "none": (False, False)}
@@ -145,6 +145,7 @@ class ModalityNorm(NormValues):
     def _features(self, x: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         channels = self._channels()
         check_features(x, self._active if channels is None else dict.fromkeys(self._active, channels), "ModalityNorm")
+        check_present(present, x, "ModalityNorm")
         laid = {m: self._layout(x[m]) for m in self._active}
         if equal(v.shape for v in laid.values()):
             y = separate(self._interleaved(interleave(laid), self._active, present), self._active, self.rows)
