@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fusionscope.engine import TrainConfig, load_run, train
+from fusionscope.engine._loop import _unsafe_layout
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, ContextualCalibration, Segmenter, SequenceModel, Translator
 
@@ -140,3 +141,11 @@ def test_settings_that_do_not_fit_are_told_before_training(folder, target, chang
 def test_a_segmenter_of_sequences_is_refused(folder):
     with pytest.raises(InputError, match=r"takes maps \(NCHW\); 's' has axes NTC"):
         train(settings(folder, MAPS + ",s:NTC", "mask", model="segmenter"), quiet=True)
+
+
+def test_narrow_strided_convolutions_are_not_trained_channels_last():
+    """With channels last, torch's CPU kernels write outside their memory there, and the process dies."""
+    narrow, wide = (Segmenter({"a": 3, "b": 1}, 2, encoder_width=width, width=8) for width in (12, 16))
+    assert _unsafe_layout(narrow, torch.device("cpu"))
+    assert not _unsafe_layout(narrow, torch.device("cuda"))
+    assert not _unsafe_layout(wide, torch.device("cpu"))
