@@ -139,7 +139,7 @@ class Assembled(FusionNet):
         if not self.training or not self.modality_dropout or len(self.modalities) < 2:
             return present
         like = features[self.modalities[0]]
-        draw = torch.rand(len(self.modalities), len(like), device=like.device)
+        draw = torch.rand(len(self.modalities), like.shape[0], device=like.device)
         has = torch.stack([there(present, m, like) for m in self.modalities])
         # of each sample's modalities the one with the largest draw always stays
         last = draw.masked_fill(~has, -1.0).argmax(0)

@@ -48,7 +48,7 @@ def attach_calibration(
     an argument of that name. Copies of the model have their own. Methods other than ``forward`` (and ``outputs``,
     which our models have) are calibrated only as far as they make the fusing call. Attach before wrapping in DDP. A
     model with a calibration attached in this way is not meant for ``torch.compile`` or ``torch.export`` (the part
-    itself is).
+    itself is), nor for reentrant gradient checkpointing around its encoders' calls.
 
     Args:
         model: any module that takes the batch.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from fusionscope._nest import map_tensors, tensors
 from fusionscope.errors import ModelError
@@ -72,8 +74,19 @@ def find_present(position: int | None, args: tuple[Any, ...], kwargs: Mapping[st
 def calibrated_class(plain: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass, of the same name, whose ``forward`` (and ``outputs``, if it has that) runs in two parts."""
     own = {name: _in_two(getattr(plain, name)) for name in METHODS if callable(getattr(plain, name, None))}
+
+    def reduced(self: nn.Module, protocol: int) -> Any:
+        """Pickle by the plain class, since its name finds no other."""
+        make, args, *rest = plain.__reduce_ex__(self, protocol)
+        return (_empty, (plain,), *rest) if args == (type(self),) else (make, args, *rest)
+
     more = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "_calibrated": plain}
-    return type(plain.__name__, (plain,), {**own, **more})
+    return type(plain.__name__, (plain,), {**own, **more, "__reduce_ex__": reduced})
+
+
+def _empty(plain: type[nn.Module]) -> nn.Module:
+    made = calibrated_class(plain)
+    return made.__new__(made)
 
 
 def _in_two(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,6 +116,7 @@ class _Run:
         self.versions: list[tuple[CallKey, Tensor, int]] = []
         self.waiting = {site.key for site in plan.sites.values()}
         self.again = False
+        self.gradients = torch.is_grad_enabled()
 
     def run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], present: Any) -> Any:
         plan = self.plan
@@ -157,6 +171,11 @@ class _Run:
             return output
         if self.again or key not in self.plan.skip:
             return call(*args, **kwargs)
+        if self.gradients and not torch.is_grad_enabled() and _checkpointed():
+            raise ModelError(
+                f"{told(key)} runs inside reentrant gradient checkpointing, whose backward would compute it again "
+                "without the calibration; checkpoint with use_reentrant=False, or not at all"
+            )
         self._mark()
         output = call(*args, **kwargs)
         self.versions = [(key, tensor, version(tensor)) for key, tensor, _ in self.versions]
@@ -172,6 +191,14 @@ class _Run:
     def _mark(self) -> None:
         """Note whose output was changed in place by what is not kept: by the code between the calls."""
         self.plan.spoilt |= {key for key, tensor, was in self.versions if version(tensor) != was}
+
+
+def _checkpointed() -> bool:
+    """Whether this runs inside reentrant gradient checkpointing."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def version(tensor: Tensor) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fusionscope.errors import InputError
 
 from ._fuse_base import average, keep, view
-from ._part import check_features, dimensions, hide, there
+from ._part import check_features, check_present, dimensions, equal, hide, there
 
 
 class _Attending(nn.Module):
@@ -41,8 +41,9 @@ class _Attending(nn.Module):
         self, features: dict[str, Tensor], present: dict[str, Tensor] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         check_features(features, self.sizes, type(self).__name__)
+        check_present(present, features, type(self).__name__)
         x = {m: hide(features[m], present, m) for m in self.modalities}
-        if len({len(v) for v in x.values()}) > 1:
+        if not equal(v.shape[0] for v in x.values()):
             shapes = ", ".join(f"{m} {list(v.shape)}" for m, v in x.items())
             raise InputError(f"{type(self).__name__}: modalities must have the same number of samples, got {shapes}")
         masks = {m: view(there(present, m, v), v[:, :1, None] if v.ndim == 2 else v.flatten(2)) for m, v in x.items()}
@@ -197,7 +198,7 @@ class BottleneckAttention(_Attending):
         self, features: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> Float[Tensor, "b d"]:
         x, masks = self.tokens(features, present)
-        size = len(next(iter(x.values())))
+        size = next(iter(x.values())).shape[0]
         z = {
             m: torch.cat([c.expand(size, 1, -1), v], 1)
             for (m, v), c in zip(x.items(), self.classes.to(x[self.modalities[0]].dtype), strict=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fusionscope.errors import InputError, did_you_mean
 
-from ._part import check_features, dimensions, hide, pool, spread, there
+from ._part import check_features, check_present, dimensions, hide, pool, spread, there
 
 NAME = "ContextualCalibration"
 MODES = ("product", "residual")
@@ -170,7 +170,7 @@ class ContextualCalibration(nn.Module):
         Where a modality is absent all three are 0; where it has no other, the factor is 1.
         """
         found = self._gates(self._seen(features, present), present, steps)
-        shapes = {m: (len(features[m]), self.channels[m]) for m in found}
+        shapes = {m: (features[m].shape[0], self.channels[m]) for m in found}
         found = {
             m: Gate(g.instance, g.dimension.expand(shapes[m]), g.factor.expand(shapes[m])) for m, g in found.items()
         }
@@ -190,6 +190,7 @@ class ContextualCalibration(nn.Module):
 
     def _seen(self, features: dict[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         check_features(features, self.channels, NAME)
+        check_present(present, features, NAME)
         return {m: hide(features[m], present, m) for m in self.modalities}
 
     def _gates(
@@ -210,7 +211,7 @@ class ContextualCalibration(nn.Module):
             scale = i / start
         else:
             i = scale = i if self.instance is not None else torch.ones_like(i)
-        alone = (weights.sum(2) == 0).expand(len(z), -1)
+        alone = (weights.sum(2) == 0).expand(z.shape[0], -1)
         found = {}
         for m in self.gated:
             place = self.modalities.index(m)
@@ -241,7 +242,8 @@ class ContextualCalibration(nn.Module):
             return self.project[key](torch.where(keep.any(1) if keep.ndim else keep, u, torch.zeros_like(u)))
         places = torch.where(keep, places, torch.zeros_like(places))
         if self.score is not None:
-            score = self.score[key](places).float()
+            score = self.score[key](places)
+            score = score.to(torch.promote_types(score.dtype, torch.float32))
             weights = torch.where(keep, score, torch.finfo(score.dtype).min).softmax(1).to(x.dtype)
             return self.project[key]((weights * places).sum(1))
         return self.project[key](places.sum(1) / keep.sum(1).clamp(min=1))

@@ -162,7 +162,7 @@ def _u_centred_gram(x: Float[Tensor, "b c"], rows: Bool[Tensor, " b"]) -> Float[
     x = torch.where(rows[:, None], x.double(), 0.0)
     # Centring changes nothing but rounding.
     x = (x - x.sum(0) / count.clamp(min=1)) * mask[:, None]
-    pairs = mask[:, None] * mask * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+    pairs = mask[:, None] * mask * (1 - torch.eye(x.shape[0], dtype=x.dtype, device=x.device))
     K = (x @ x.T) * pairs
     n = count.clamp(min=4)
     means = K.sum(1) / (n - 2)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ._fuse_base import Pointwise, average, keep, projections, same_locations, total
-from ._part import channel_axis, check_features, dimensions, hide, named
+from ._part import channel_axis, check_features, check_present, dimensions, hide, named
 
 
 class Concat(nn.Module):
@@ -57,6 +57,7 @@ class Concat(nn.Module):
         self, features: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> Float[Tensor, "b ..."]:
         check_features(features, self.sizes or self.modalities, "Concat")
+        check_present(present, features, "Concat")
         same_locations({m: features[m] for m in self.modalities}, "Concat")
         parts = [features[m] for m in self.modalities]
         keep = [None if present is None else present.get(m) for m in self.modalities]
@@ -66,7 +67,7 @@ class Concat(nn.Module):
         return torch.cat(parts, dim=channel_axis(parts[0]))
 
     def _drop(self, like: Tensor, keep: list[Tensor | None]) -> list[Tensor | None]:
-        draw = torch.rand(len(keep), len(like), device=like.device)
+        draw = torch.rand(len(keep), like.shape[0], device=like.device)
         there = torch.stack([torch.ones_like(draw[0], dtype=torch.bool) if k is None else k for k in keep])
         # the present modality with the largest draw always stays
         last = draw.masked_fill(~there, -1.0).argmax(0)

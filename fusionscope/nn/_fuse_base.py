@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
-from ._part import check_features, dimensions, hide, there
+from ._part import check_features, check_present, dimensions, equal, hide, there
 
 
 class Pointwise(nn.Module):
@@ -51,6 +51,7 @@ class Pointwise(nn.Module):
         """Check the features; return them channels last and zero where absent, and the masks."""
         part = type(self).__name__
         check_features(features, self.sizes, part)
+        check_present(present, features, part)
         same_locations({m: features[m] for m in self.modalities}, part)
         x = {m: channels_last(hide(features[m], present, m)) for m in self.modalities}
         return x, {m: view(there(present, m, v), v) for m, v in x.items()}
@@ -96,8 +97,7 @@ def same_locations(features: Mapping[str, Tensor], part: str) -> None:
         InputError: if not.
     """
     shapes = {m: tuple(x.shape) for m, x in features.items()}
-    kinds = {(len(s), s[0], s[2:] if len(s) != 3 else s[1]) for s in shapes.values()}
-    if len(kinds) > 1:
+    if not equal((len(s), s[0], s[2:] if len(s) != 3 else s[1]) for s in shapes.values()):
         raise InputError(
             f"{part}: features must differ in their channels only (axis 1 of [B,C] and [B,C,H,W], axis 2 of [B,T,C]), "
             f"got {', '.join(f'{m} {list(s)}' for m, s in shapes.items())}; pool or resize them first, or take a fuse "

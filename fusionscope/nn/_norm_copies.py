@@ -27,8 +27,8 @@ class NormCopies(nn.ModuleDict):
     def first(self) -> nn.Module:
         return next(iter(self.values()))
 
-    def scales(self, active: tuple[str, ...]) -> dict[str, Tensor]:
-        found = {m: getattr(self[m], "weight", None) for m in active}
+    def scales(self) -> dict[str, Tensor]:
+        found = {m: getattr(norm, "weight", None) for m, norm in self.items()}
         return {m: w for m, w in found.items() if isinstance(w, Tensor) and w.ndim == 1}
 
     def forward(self, x: Tensor, active: tuple[str, ...], rows: int, keep: Tensor | None) -> Tensor:

@@ -185,4 +185,5 @@ def _move(norm: NormValues, active: tuple[str, ...], mean: Tensor, var: Tensor, 
             assert running is not None
             old = running if place is None else running[place]
             new = old + (batch[i].to(old.dtype) - old) * factor
-            old.copy_(new if seen is None else torch.where(seen[i], new, old))
+            # As the native norms do it: without notice to autograd, which may hold the buffer for an earlier forward.
+            old.data.copy_(new if seen is None else torch.where(seen[i], new, old))

@@ -14,7 +14,7 @@ from fusionscope.errors import InputError
 
 from ._norm_copies import NormCopies, single
 from ._norm_math import NormValues, affine, flat, statistical, values
-from ._part import check_features, hide, named, subset
+from ._part import check_features, check_present, equal, hide, named, subset
 from ._rows import interleave, row_mask, separate
 
 PRIVATE = {"both": (True, True), "affine": (True, False), "statistics": (False, True), "none": (False, False)}
@@ -122,12 +122,12 @@ class ModalityNorm(NormValues):
         return self
 
     def scales(self) -> dict[str, Float[Tensor, " c"]]:
-        """Return each active modality's gamma; empty where the norm has none."""
+        """Return each modality's gamma, active or not; empty where the norm has none."""
         if self.copies is not None:
-            return self.copies.scales(self._active)
+            return self.copies.scales()
         if self.weight is None:
             return {}
-        return {m: self.weight[self.modalities.index(m)] if self.own[0] else self.weight for m in self._active}
+        return {m: self.weight[self.modalities.index(m)] if self.own[0] else self.weight for m in self.modalities}
 
     def of(self, modality: str) -> nn.Module:
         """Return a new norm of the original class with one modality's values."""
@@ -145,8 +145,9 @@ class ModalityNorm(NormValues):
     def _features(self, x: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         channels = self._channels()
         check_features(x, self._active if channels is None else dict.fromkeys(self._active, channels), "ModalityNorm")
+        check_present(present, x, "ModalityNorm")
         laid = {m: self._layout(x[m]) for m in self._active}
-        if len({v.shape for v in laid.values()}) == 1:
+        if equal(v.shape for v in laid.values()):
             y = separate(self._interleaved(interleave(laid), self._active, present), self._active, self.rows)
         elif self.kind in ("batch", "instance") and not self.own[1]:
             shapes = ", ".join(f"{m} {list(v.shape)}" for m, v in laid.items())

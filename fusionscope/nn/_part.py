@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -85,11 +85,14 @@ def check_present(present: Mapping[str, Tensor] | None, features: Mapping[str, T
                 f"present names the unknown modality {name!r}: {part} takes {', '.join(map(repr, features))}."
                 + did_you_mean(name, features)
             )
-        if mask.dtype != torch.bool or mask.shape != features[name].shape[:1]:
-            raise InputError(
-                f"present[{name!r}] must be a bool per sample, [{len(features[name])}], got {mask.dtype} of "
-                f"{list(mask.shape)}"
-            )
+        _check_mask(mask, features[name], name)
+
+
+def _check_mask(mask: Tensor, x: Tensor, name: str) -> None:
+    if mask.dtype != torch.bool or mask.shape != x.shape[:1]:
+        raise InputError(
+            f"present[{name!r}] must be a bool per sample, [{x.shape[0]}], got {mask.dtype} of {list(mask.shape)}"
+        )
 
 
 def channel_axis(x: Tensor) -> int:
@@ -100,6 +103,12 @@ def channel_axis(x: Tensor) -> int:
 def pool(x: Float[Tensor, "b ..."]) -> Float[Tensor, "b c"]:
     """Mean over time or space: ``[B,C]`` from vectors, sequences and maps."""
     return x if x.ndim == 2 else x.mean(1) if x.ndim == 3 else x.mean((2, 3))
+
+
+def equal(shapes: Iterable[object]) -> bool:
+    """Whether all shapes are the same; unlike a set of them, also while a batch size is a symbol (torch.export)."""
+    first, *others = shapes
+    return all(shape == first for shape in others)
 
 
 def spread(values: Tensor, x: Tensor) -> Tensor:
@@ -113,15 +122,20 @@ def there(present: Mapping[str, Tensor] | None, modality: str, like: Tensor) -> 
     """Return who has the modality: all samples, unless ``present`` names it."""
     mask = None if present is None else present.get(modality)
     if mask is None:
-        return torch.ones(len(like), dtype=torch.bool, device=like.device)
+        return torch.ones(like.shape[0], dtype=torch.bool, device=like.device)
     return mask.to(like.device)
 
 
 def hide(x: Tensor, present: Mapping[str, Tensor] | None, modality: str) -> Tensor:
-    """Return ``x`` with the samples that lack the modality set to zero, whatever was there (NaN included)."""
+    """Return ``x`` with the samples that lack the modality set to zero, whatever was there (NaN included).
+
+    Raises:
+        InputError: if the mask is not a bool per sample.
+    """
     mask = None if present is None else present.get(modality)
     if mask is None:
         return x
+    _check_mask(mask, x, modality)
     return torch.where(
         mask.to(x.device).view(-1, *[1] * (x.ndim - 1)), x, torch.zeros((), dtype=x.dtype, device=x.device)
     )

@@ -71,16 +71,22 @@ class Place(nn.Module):
 
     def exchanged(self, x: Tensor, half: str, last: bool) -> Tensor:
         if self.watch is not None:
-            self.watch(self, len(x))
+            self.watch(self, x.shape[0])
         if len(self._active) == 1:
             return x
         moved = last and x.ndim == 4
         features = separate(x.movedim(-1, 1) if moved else x, self._active, self.rows)
-        present = self.present
-        if present is not None and self.rows > 1:
-            present = {m: p.repeat_interleave(self.rows) for m, p in present.items()}
-        if present is not None:
-            present = {m: present[m] for m in self._active if m in present}
+        present = None
+        if self.present is not None:
+            present = {m: self.present[m] for m in self._active if m in self.present}
+            if self.rows > 1:
+                present = {m: p.repeat_interleave(self.rows) for m, p in present.items()}
+        if self._active != self.modalities:
+            # An exchange that names its modalities, or keeps something of each, meets them all: the others are absent.
+            like = features[self._active[0]]
+            none = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+            present = {**(present or {}), **{m: none for m in self.modalities if m not in features}}
+            features = {m: features[m] if m in features else torch.zeros_like(like) for m in self.modalities}
         part = getattr(self.exchange, half) if half else self.exchange
         out = part(features, present, scales=self._norm[0].scales()) if self._norm else part(features, present)
         rows = [out[m] for m in self._active]
@@ -128,13 +134,14 @@ def install(backbone: nn.Module, name: str, exchange: nn.Module, modalities: tup
     tokens = not any(isinstance(m, CONVS) for m in module.modules())
     if tokens:
         _fill_grid(place.exchange, backbone)
+    last = tokens and any(isinstance(m, nn.Linear) or _channels_end(m) for m in module.modules())
     if exchange.placement == "after":
-        place.behind(module, last=tokens)
+        place.behind(module, last=last)
     elif exchange.placement == "norm":
         place.behind_norm(*_norm_of(module, found.norm if found else None, name))
     elif found is None:
-        place.ahead(module, "before", last=tokens)
-        place.behind(module, "after", last=tokens)
+        place.ahead(module, "before", last=last)
+        place.behind(module, "after", last=last)
     else:
         conv = module.get_submodule(found.conv)
         place.ahead(conv, "before")

@@ -55,6 +55,6 @@ def channels_last(x: Tensor) -> bool:
 
 def row_mask(present: Mapping[str, Tensor], modalities: Sequence[str], x: Tensor, rows: int) -> Shaped[Tensor, "n ..."]:
     """Return which interleaved rows of ``x`` are there, in a shape that broadcasts with ``x``."""
-    like = x[: len(x) // (len(modalities) * rows)]
+    like = x[: x.shape[0] // (len(modalities) * rows)]
     masks = torch.stack([there(present, m, like) for m in modalities], 1)
     return masks[:, :, None].expand(-1, -1, rows).reshape(-1, *[1] * (x.ndim - 1))

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 from fusionscope._nest import map_tensors, tensors
 from fusionscope.errors import InputError, did_you_mean
 
 from ._norms import ModalityNorm
-from ._part import hide, subset
+from ._part import equal, hide, subset
 from ._place import Place
 from ._rows import interleave
 
@@ -47,6 +48,8 @@ class SharedEncoder(nn.Module):
         self.exchanges = nn.ModuleList()
         self._active = modalities
         self._watched = False
+        # What the parts were told last in the backward that runs.
+        self._held: tuple[tuple[str, ...], dict[str, Tensor] | None] | None = None
 
     def inner(self) -> list[ModalityNorm | Place]:
         """Return the parts that look inside the interleaved rows: the norms, then the exchanges."""
@@ -63,8 +66,15 @@ class SharedEncoder(nn.Module):
     @active.setter
     def active(self, modalities: Sequence[str]) -> None:
         self._active = subset(modalities, self.modalities, "SharedEncoder")
+        self._tell(self._active, None)
+
+    def _settle(self) -> None:
+        self._held = None
+        self._tell(self._active, None)
+
+    def _tell(self, active: tuple[str, ...], present: dict[str, Tensor] | None) -> None:
         for part in self.inner():
-            part.active = self._active
+            part.active, part.present = active, present
 
     @contextmanager
     def only(self, *modalities: str) -> Generator[SharedEncoder]:
@@ -92,19 +102,21 @@ class SharedEncoder(nn.Module):
         self, inputs: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Any]:
         self._check(inputs, present)
+        if self._held is not None:
+            self._settle()
         features = {}
         for m in self._active:
             x = hide(inputs[m], present, m)
             # A stem's biases are no input: absent samples are zero behind it as well.
             features[m] = hide(self.stems[m](x), present, m) if m in self.stems else x
-        if len({x.shape for x in features.values()}) > 1:
+        if not equal(x.shape for x in features.values()):
             shapes = ", ".join(f"{m} {list(x.shape)}" for m, x in features.items())
             raise InputError(
                 f"a shared encoder takes inputs of one shape, got {shapes}"
                 + (" behind the stems" if self.stems else "")
                 + "; resize them, or pass share(..., stems={modality: module}) where channels differ"
             )
-        batch = len(features[self._active[0]])
+        batch = features[self._active[0]].shape[0]
         rows = interleave(features)
         if not self._watched and not torch.compiler.is_compiling():
             with self.watched(batch, fit=False):
@@ -112,7 +124,27 @@ class SharedEncoder(nn.Module):
             self._watched = True
         else:
             out = self._run(rows, present)
-        return self._split(out, batch, present)
+        found = self._split(out, batch, present)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._remind(found, present)
+        return found
+
+    def _remind(self, found: dict[str, Any], present: dict[str, Tensor] | None) -> None:
+        """Let what gradient checkpointing computes again in the backward see who was active and present here."""
+        state = self._active, present
+
+        def remind(_: Tensor) -> None:
+            if self._held is None:
+                if state == (self._active, None):
+                    return
+                Variable._execution_engine.queue_callback(self._settle)
+            if self._held is not state:
+                self._held = state
+                self._tell(*state)
+
+        for _, x in tensors(found):
+            if x.requires_grad:
+                x.register_hook(remind)
 
     def _run(self, rows: Tensor, present: dict[str, Tensor] | None) -> Any:
         if present is None and not len(self.exchanges):
@@ -145,7 +177,7 @@ class SharedEncoder(nn.Module):
     def _split(self, out: Any, batch: int, present: dict[str, Tensor] | None) -> dict[str, Any]:
         size = batch * len(self._active)
         for path, x in tensors(out):
-            if x.ndim == 0 or len(x) == 0 or len(x) % size:
+            if x.ndim == 0 or x.shape[0] == 0 or x.shape[0] % size:
                 raise InputError(
                     f"the shared backbone returned {f'{path} ' if path else ''}{list(x.shape)} for {batch} samples of "
                     f"{len(self._active)} modalities: its first axis must be {size} rows or a multiple, or the "
@@ -157,7 +189,7 @@ class SharedEncoder(nn.Module):
         }
 
     def _rows_of(self, x: Tensor, place: int, batch: int, present: dict[str, Tensor] | None) -> Tensor:
-        several = len(x) // (batch * len(self._active))
+        several = x.shape[0] // (batch * len(self._active))
         if len(self._active) > 1:
             x = x.unflatten(0, (batch, len(self._active), several))[:, place]
             x = x[:, 0] if several == 1 else x.flatten(0, 1)
@@ -195,7 +227,7 @@ class SharedEncoder(nn.Module):
             if isinstance(part, Place):
                 part.watch = watch
             else:
-                hook = part.register_forward_pre_hook(lambda part, args: watch(part, len(args[0])), prepend=True)
+                hook = part.register_forward_pre_hook(lambda part, args: watch(part, args[0].shape[0]), prepend=True)
                 handles.append(hook)
         try:
             yield

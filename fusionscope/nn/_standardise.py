@@ -76,4 +76,5 @@ class MaskedNorm(nn.BatchNorm2d):
 
 def _mix(running: Tensor | None, new: Tensor, rate: Tensor) -> None:
     if running is not None:
-        running.lerp_(new.to(running.dtype), rate)
+        # Without notice to autograd, which may hold the buffer for an earlier forward.
+        running.data.lerp_(new.to(running.dtype), rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,9 @@ def test_copies_have_a_calibration_of_their_own(name):
     expected = run(model, x)
     twin = copy.deepcopy(model)
     assert torch.equal(run(twin, x), expected)
+    saved = pickle.loads(pickle.dumps(model))
+    assert torch.equal(run(saved, x), expected)
+    assert saved.contextual_calibration is not calibration
     with torch.no_grad():
         for p in calibration.parameters():
             p += 0.3

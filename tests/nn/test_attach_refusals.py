@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fusionscope.errors import InputError, ModelError
 from fusionscope.nn import Concat, attach_calibration, detach_calibration
@@ -167,3 +168,32 @@ def test_another_path_than_when_attached():
     model.take_b = False
     with pytest.raises(ModelError, match="b#0 ran when the calibration was attached, but not on this batch"):
         model(**x)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_of_the_encoders(reentrant: bool):
+    def again(net, a, b):
+        x, y = (checkpoint(e, v, use_reentrant=reentrant) for e, v in ((net.a, a), (net.b, b)))
+        return net.head(torch.cat([x, y], 1))
+
+    def plainly(net, a, b):
+        return net.head(torch.cat([net.a(a), net.b(b)], 1))
+
+    x = {m: v.requires_grad_() for m, v in vectors("a", "b").items()}
+    model = Net(again)
+    calibration = attach_calibration(model, x)
+    with torch.no_grad():
+        for p in calibration.parameters():
+            p += 0.1
+        model(**x)
+    if reentrant:
+        with pytest.raises(ModelError, match="a#0 runs inside reentrant gradient checkpointing"):
+            model(**x)
+        return
+    twin = copy.deepcopy(model)
+    twin.code = plainly
+    for one in (model, twin):
+        one(**x).square().sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert p.grad is q.grad is None or torch.equal(p.grad, q.grad)

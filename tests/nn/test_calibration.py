@@ -293,3 +293,11 @@ def test_a_misleading_modality_is_turned_down_where_it_misleads():
         gate = made.gates(x)["c"].instance
         fallen.append((gate[wrong].mean() / gate[~wrong].mean()).item())
     assert max(fallen) < 0.6, fallen
+
+
+def test_attention_keeps_double_precision() -> None:
+    calibration = shaken(ContextualCalibration({"rgb": 5, "depth": 3}, summary="attention")).double()
+    x = torch.randn(2, 7, 5, dtype=torch.float64)
+    u = ((x @ calibration.score["rgb"].weight[0]).softmax(1)[..., None] * x).sum(1)
+    expected = calibration.project["rgb"](u)
+    torch.testing.assert_close(calibration._summary("rgb", x, None), expected, rtol=0, atol=1e-12)

@@ -12,6 +12,7 @@ from fusionscope.errors import InputError
 from fusionscope.nn import ModalityNorm
 from fusionscope.nn._norms import is_norm
 from fusionscope.nn._rows import interleave, separate
+from fusionscope.nn._standardise import Standardise
 
 from .parts_norms import OwnNorm
 
@@ -230,3 +231,13 @@ def test_features_of_unequal_length_and_errors() -> None:
         ModalityNorm(nn.LayerNorm(7), ("text", "audio"), "all")
     with pytest.raises(InputError, match="Did you mean 'audio'"):
         norm.active = ("audoi",)
+
+
+@pytest.mark.parametrize(
+    "part", [ModalityNorm(nn.BatchNorm2d(5), ("rgb", "depth")), Standardise({"rgb": 5, "depth": 5})]
+)
+def test_one_backward_through_forwards_with_and_without_absent_samples(part: nn.Module) -> None:
+    x = {m: torch.randn(3, 5, 2, 7, requires_grad=True) for m in ("rgb", "depth")}
+    outs = [part(x), part(x, {"depth": torch.tensor([True, False, True])}), part(x)]
+    sum(y.square().sum() for out in outs for y in out.values()).backward()
+    assert all(v.grad is not None and v.grad.isfinite().all() for v in x.values())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fusionscope.errors import InputError
+from fusionscope.nn._part import hide
 
 from .parts import Case, features, parts, presence
 
@@ -136,6 +137,19 @@ def test_copies_and_weights(name):
     for twin in (copy.deepcopy(part), other, torch.load(stream, weights_only=False)):
         assert all(torch.equal(a, b) for a, b in zip(tensors(twin(x)), expected, strict=True))
     assert repr(part)
+
+
+@names
+def test_a_presence_of_unknown_modalities_is_refused(name):
+    case, part = made(name)
+    with pytest.raises(InputError, match="smell"):
+        part(features(case), {"smell": next(iter(presence(case).values()))})
+
+
+@pytest.mark.parametrize("mask", [torch.ones(5), torch.tensor([True]), torch.ones(5, 1, dtype=torch.bool)])
+def test_presence_is_a_bool_per_sample(mask):
+    with pytest.raises(InputError, match=r"present\['rgb'\] must be a bool per sample, \[5\]"):
+        hide(torch.zeros(5, 3), {"rgb": mask}, "rgb")
 
 
 @names

@@ -9,10 +9,11 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fusionscope._nest import tensors
 from fusionscope.errors import InputError
-from fusionscope.nn import ModalityNorm, SharedEncoder, share, unshare
+from fusionscope.nn import AsymFusion, ModalityNorm, SharedEncoder, share, unshare
 
 from .shared_models import MODELS, OURS, Folded, built, inputs, resnet
 
@@ -277,3 +278,37 @@ def test_norms_used_at_several_places_and_fast_paths() -> None:
     with torch.no_grad():
         for m, one in unshare(encoder).items():
             torch.testing.assert_close(encoder(x)[m], one(x[m]), rtol=1e-4, atol=1e-5)
+
+
+class Again(nn.Module):
+    """A block whose activations are computed again in the backward."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.stem, self.reentrant = nn.Conv2d(3, 7, 3), reentrant
+        self.block = nn.Sequential(nn.Conv2d(7, 7, 3, padding=1), nn.BatchNorm2d(7), nn.Conv2d(7, 5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.block(x) if self.reentrant is None else checkpoint(self.block, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_sees_who_was_there(reentrant: bool) -> None:
+    names = (*NAMES, "ir")
+    x = {m: torch.randn(4, 3, 5, 7) for m in names}
+    masks = {m: torch.tensor(keep) for m, keep in {"depth": [True, False] * 2, "ir": [False, True, True, True]}.items()}
+    found = []
+    for kind in (None, reentrant):
+        torch.manual_seed(0)
+        encoder = apart(share(Again(kind), names, exchange=AsymFusion(), at="block")).train()
+        outs = [encoder(x), encoder(x, masks)]
+        with encoder.only("depth"):
+            outs.append(encoder({"depth": x["depth"]}))
+        outs.append(encoder(x, {"rgb": masks["depth"]}))
+        with encoder.only("rgb", "ir"):
+            outs.append(encoder({m: x[m] for m in ("rgb", "ir")}))
+        sum(k * v.square().sum() for k, out in enumerate(outs, 1) for v in out.values()).backward()
+        assert all(part.active == names and part.present is None for part in encoder.inner())
+        found.append({name: p.grad for name, p in encoder.named_parameters()})
+    torch.testing.assert_close(*found)

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
-from fusionscope.nn import AsymFusion, ChannelExchange, ChannelShuffle, PixelShift, share, unshare
+from fusionscope.nn import (
+    AsymFusion,
+    ChannelExchange,
+    ChannelShuffle,
+    ConsistencySpeciality,
+    PixelShift,
+    share,
+    unshare,
+)
 from fusionscope.nn._places import middle, prefix_tokens, stages, token_grid
 
 from .parts_share import Block, TokenBlock, maps
@@ -137,6 +145,13 @@ def test_what_is_swapped_behind_the_last_block_comes_out_swapped() -> None:
         assert_same(one, two)
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(11), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(1, 11)])
+def test_layers_between_convolutions_give_maps_with_channels_first(layer: nn.Module) -> None:
+    encoder = share(nn.Sequential(nn.Conv2d(3, 11, 3), layer), NAMES, exchange=Spy("after"), at="1")
+    out = encoder({m: torch.randn(2, 3, 7, 9) for m in NAMES})
+    assert encoder.exchanges[0].exchange.seen == {m: list(x.shape) for m, x in out.items()}
+
+
 def test_asymmetric_fusion_in_a_bottleneck_equals_the_algorithm_written_out() -> None:
     torch.manual_seed(0)
     encoder = apart(share(nn.Sequential(Block(13, 11)), NAMES, exchange=AsymFusion(), at="0")).eval()
@@ -219,6 +234,29 @@ def test_nothing_is_kept_after_a_forward_that_failed() -> None:
 
 def stop(*_: object) -> None:
     raise KeyError("stop")
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        AsymFusion(modalities=(*NAMES, "ir")),
+        AsymFusion(receivers=("rgb",)),
+        PixelShift(modalities=(*NAMES, "ir")),
+        ConsistencySpeciality(20, (*NAMES, "ir")),
+        ChannelExchange(0.99),
+    ],
+    ids=lambda exchange: type(exchange).__name__,
+)
+def test_an_inactive_modality_is_absent_to_exchanges(exchange: nn.Module) -> None:
+    encoder = apart(share(maps(20), (*NAMES, "ir"), exchange=exchange)).eval()
+    x = {m: torch.randn(2, 20, 5, 7) for m in encoder.modalities}
+    weight = encoder.penalty()
+    for chosen in (("depth", "ir"), ("rgb", "ir")):
+        (left,) = {*x} - {*chosen}
+        expected = encoder(x, {left: torch.zeros(2, dtype=torch.bool)})
+        with encoder.only(*chosen):
+            assert_same(encoder({m: x[m] for m in chosen}), {m: expected[m] for m in chosen})
+            assert torch.equal(encoder.penalty(), weight)
 
 
 def test_copies_hold_their_own_exchanges() -> None:

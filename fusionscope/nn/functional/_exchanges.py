@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fusionscope.errors import InputError, did_you_mean
-from fusionscope.nn._part import channel_axis, check_features, hide
+from fusionscope.nn._part import channel_axis, check_features, check_present, hide
 
 from ._shift import received, shifted
 
@@ -184,6 +184,7 @@ def check_receivers(receivers: Collection[str] | None, modalities: Collection[st
 
 def visible(features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the features, zero where absent."""
+    check_present(present, features, "this exchange")
     return {m: hide(x, present, m) for m, x in features.items()}
 
 
