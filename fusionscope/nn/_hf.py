@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,13 +60,7 @@ def hf_backbone(
     >>> net.channels, [tuple(x.shape) for x in net(torch.zeros(3, 2, 29, 37))]
     ((4, 8), [(3, 4, 8, 10), (3, 8, 4, 5)])
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            "hf: backbones need the transformers library: pip install 'fusionscope[hf]', or take one of our own "
-            "encoders (resnet18, resnet50)"
-        ) from error
+    transformers = _transformers()
     config, name = _configured(source, settings)
     known = sorted({kind.model_type for kind in transformers.MODEL_FOR_BACKBONE_MAPPING} - {"timm_backbone"})
     if config.model_type not in known:
@@ -95,6 +90,32 @@ def hf_backbone(
         if path.endswith(UNREACHED):
             parameter.requires_grad_(False)
     return HFBackbone(backbone.train(), backbone.channels)
+
+
+def configuration(source: str) -> dict[str, Any]:
+    """Return the whole configuration of a model or model type as plain data; :func:`from_configuration` reads it.
+
+    Raises:
+        InputError: if ``transformers`` is missing, or the model cannot be had.
+    """
+    _transformers()
+    return json.loads(_configured(source, {})[0].to_json_string(use_diff=False))
+
+
+def from_configuration(found: dict[str, Any]) -> Any:
+    """Return the configuration of such data, for :func:`hf_backbone` to build with random weights."""
+    return _transformers().CONFIG_MAPPING[found["model_type"]].from_dict(found)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            "hf: backbones need the transformers library: pip install 'fusionscope[hf]', or take one of our own "
+            "encoders (resnet18, resnet50)"
+        ) from error
+    return transformers
 
 
 def _configured(source: Any, settings: dict[str, Any]) -> tuple[Any, str | None]:
