@@ -144,10 +144,13 @@ def _reached(name: str | None, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (OSError, ValueError) as error:
+        from transformers import CONFIG_MAPPING
+
+        known = did_you_mean(name or "", CONFIG_MAPPING)
         raise InputError(
-            f"cannot get {name!r}: {str(error).strip().splitlines()[0]} Without the hub, give a folder that holds the "
-            "model (config.json, model.safetensors), or for random weights a model type (such as 'resnet', with its "
-            "settings) or a configuration of transformers."
+            f"cannot get {name!r}: {str(error).strip().splitlines()[0]}{known} Without the hub, give a folder that "
+            "holds the model (config.json, model.safetensors), or for random weights a model type (such as 'resnet', "
+            "with its settings) or a configuration of transformers."
         ) from error
 
 

@@ -55,6 +55,8 @@ class FusionNet(nn.Module):
         Raises:
             InputError: if a modality is missing or unknown, or ``present`` does not fit.
         """
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"this model takes a dict {{modality: tensor}}, got a {type(inputs).__name__}")
         for name in inputs:
             if name not in self.encoders:
                 raise InputError(
@@ -69,6 +71,10 @@ class FusionNet(nn.Module):
                 "without a modality, give any values and present={modality: all False}, fill it in "
                 "(fusionscope.dissection does), or train a model without it"
             )
+        first = inputs[self.modalities[0]].shape[0]
+        if any(inputs[name].shape[0] != first for name in self.modalities):
+            sizes = ", ".join(f"{name} {len(inputs[name])}" for name in self.modalities)
+            raise InputError(f"all modalities must have the same number of samples, got {sizes}")
         check_present(present, inputs, "this model")
         return {name: self.encoders[name](hide(inputs[name], present, name)) for name in self.modalities}
 

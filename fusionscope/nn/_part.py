@@ -85,11 +85,9 @@ def check_present(present: Mapping[str, Tensor] | None, features: Mapping[str, T
                 f"present names the unknown modality {name!r}: {part} takes {', '.join(map(repr, features))}."
                 + did_you_mean(name, features)
             )
-        if mask.dtype != torch.bool or mask.shape != features[name].shape[:1]:
-            raise InputError(
-                f"present[{name!r}] must be a bool per sample, [{len(features[name])}], got {mask.dtype} of "
-                f"{list(mask.shape)}"
-            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != features[name].shape[:1]:
+            got = f"{mask.dtype} of {list(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            raise InputError(f"present[{name!r}] must be a bool per sample, [{len(features[name])}], got {got}")
 
 
 def channel_axis(x: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
-from ._part import check_features, hide
+from ._part import check_features, check_present, hide
 
 
 class Standardise(nn.Module):
@@ -35,10 +35,13 @@ class Standardise(nn.Module):
     def forward(
         self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Float[Tensor, "b ..."]]:
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"{self.part} takes a dict {{modality: tensor}}, got a {type(inputs).__name__}")
         flat = {m: list(x.shape) for m, x in inputs.items() if m in self.sizes and x.ndim != 4}
         if flat:
             raise InputError(f"{self.part} takes maps [B,C,H,W], got {flat}")
         check_features(inputs, self.sizes, self.part)
+        check_present(present, inputs, self.part)
         result = {}
         for m, norm in self.norms.items():
             x, keep = inputs[m], None if present is None else present.get(m)
