@@ -115,6 +115,20 @@ def there(present: Mapping[str, Tensor] | None, modality: str, like: Tensor) -> 
     return mask.to(like.device)
 
 
+def drop(
+    present: Mapping[str, Tensor] | None, modalities: Sequence[str], like: Tensor, rate: float
+) -> dict[str, Bool[Tensor, " b"]]:
+    """Return who is there after modality dropout: each modality of a sample is lost with probability ``rate``.
+
+    Of the modalities that a sample has, the one with the largest draw always stays.
+    """
+    draw = torch.rand(len(modalities), len(like), device=like.device)
+    has = torch.stack([there(present, m, like) for m in modalities])
+    last = draw.masked_fill(~has, -1.0).argmax(0)
+    stays = (draw >= rate) | (torch.arange(len(draw), device=like.device)[:, None] == last)
+    return dict(zip(modalities, has & stays, strict=True))
+
+
 def hide(x: Tensor, present: Mapping[str, Tensor] | None, modality: str) -> Tensor:
     """Return ``x`` with the samples that lack the modality set to zero, whatever was there (NaN included)."""
     mask = None if present is None else present.get(modality)

@@ -91,7 +91,7 @@ def test_trains_and_reads_back(folder, name):
 
 
 def test_the_baseline_takes_a_calibration(folder):
-    run = load_run(train(settings(folder, MAPS, "mask", calibration=True), quiet=True))
+    run = load_run(train(settings(folder, MAPS, "mask", calibration=True, modality_dropout=0.3), quiet=True))
     assert isinstance(run.model.calibration, ContextualCalibration)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, hf_backbone
-from fusionscope.nn._wrappers import RawNorm
+from fusionscope.nn._standardise import RawNorm
 
 transformers = pytest.importorskip("transformers")
 
