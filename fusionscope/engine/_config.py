@@ -44,7 +44,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     norm: Literal["private", "affine", "statistics", "shared"] = "private"
     """What of a shared encoder's norms each modality has for itself: all, the affine part, the statistics, nothing."""
     adversarial: bool = False
-    """Of the translator: train against a discriminator of patches too."""
+    """Of the translator: train against a discriminator of patches too, and keep the last weights, since sharp pictures
+    cost PSNR."""
     seed: int = 0
     """Seeds the initial weights, dropout, shuffling and augmentation."""
     data_seed: int = 0

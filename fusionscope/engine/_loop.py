@@ -183,7 +183,8 @@ def fit(
             scores = evaluate(fabric, model, val, task, classes, config, scale)
             row |= {"val_loss": scores["loss"], f"val_{metric}": scores[metric]}
             text += f"  val loss {scores['loss']:.3f}  val {metric} {scores[metric]:.3f}"
-        rank = (scores[metric], -scores["loss"]) if scores else (float(epoch), 0.0)
+        # an adversary is there to make pictures sharp, which costs PSNR: then the last weights are kept
+        rank = (scores[metric], -scores["loss"]) if scores and adversary is None else (float(epoch), 0.0)
         if rank > best:
             best = rank
             result.state = _copy(model)
