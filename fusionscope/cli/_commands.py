@@ -46,6 +46,7 @@ def _dissect(options: DissectOptions) -> None:
         if options.weights:
             raise InputError("--weights goes with --model; a run folder has its own")
         trained = load_run(options.run, data=not options.data)
+        _refuse_images(trained.description["data"]["task"], options.run)
         model, data, prior = trained.model, trained.data, _prior(trained)
     else:
         model = call_function(options.model, "--model", nn.Module)
@@ -54,6 +55,8 @@ def _dissect(options: DissectOptions) -> None:
         if not options.data:
             raise InputError("with --model, say what to read: --data SPEC or --data package.module:function")
     loader, about = _loader(options, data, options.seed if trained is None else trained.config.data_seed)
+    if isinstance(loader, DataSplits):
+        _refuse_images(loader.task, loader.spec)
     if not place()[0]:
         for path in (out, report):
             writable_parent(path)
@@ -92,6 +95,14 @@ def _dissect(options: DissectOptions) -> None:
     print(f"tables: {out.resolve()}\nreport: {report.resolve()}")
 
 
+def _refuse_images(task: str, where: str) -> None:
+    if task == "translation":
+        raise InputError(
+            f"the target of {where} is an image, and dissect measures classes, pixel classes and numbers only; "
+            "`fusionscope trace` shows where such a model's modalities meet"
+        )
+
+
 def _kinds(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
@@ -127,7 +138,7 @@ def _report_path(given: str, folder: Path) -> Path:
 def _loader(options: DissectOptions, data: DataSplits | None, seed: int) -> tuple[Any, dict[str, str]]:
     spec = options.data
     scheme, _, rest = spec.partition(":")
-    if data is None and rest.isidentifier() and scheme != "npz":
+    if data is None and rest.isidentifier() and scheme not in ("npz", "images"):
         loader = call_function(spec, "--data", Iterable)
         return loader, {"spec": spec, "split": ""}
     splits = data if data is not None else load_data(spec, seed=seed)

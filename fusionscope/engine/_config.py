@@ -18,7 +18,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Settings of one training run; the run folder's ``config.json`` repeats them."""
 
     data: str
-    """Data specification, such as ``scenes``, ``digits`` or ``npz:FILE?inputs=...&target=...``."""
+    """Data specification, such as ``scenes``, ``digits``, ``npz:FILE?inputs=...&target=...`` or
+    ``images:FOLDER?inputs=...&target=...``."""
     out: str
     """Run folder to write; must be new or empty unless --overwrite."""
     overwrite: bool = False

@@ -194,7 +194,7 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         )
     try:
         config = msgspec.convert(description["train"], TrainConfig)
-        model = rebuild(description["model"])
+        model = rebuild(description["model"], untrained=False)
         fingerprint = description["data"]["fingerprint"]
     except (KeyError, TypeError, ValueError, InputError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 from fusionscope.data import DataSplits
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, Segmenter, SequenceModel, Translator, build_model
+from fusionscope.nn._choices import serves
+from fusionscope.nn._hf import configuration, from_configuration
 
 from ._config import TrainConfig
 
@@ -72,7 +75,9 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
         size = list(target_shape) if dense else None
         more = {"calibration": True} if config.calibration else {}
         return {"name": "FusionNet", "task": data.task, "target_size": size, "fuse": "concat"} | common | more
-    chosen = {"encoder": config.encoder, "calibration": config.calibration}
+    chosen: dict[str, Any] = {"encoder": config.encoder, "calibration": config.calibration}
+    if config.encoder.startswith("hf:"):
+        chosen["encoder_config"] = configuration(config.encoder)
     if kind == "sequence":
         fuse = "cross_attention" if config.fuse == "auto" else config.fuse
         return {"name": "SequenceModel", "task": data.task, "fuse": fuse} | common | chosen
@@ -82,14 +87,21 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
     return {"name": "Classifier", "fuse": fuse} | common | chosen
 
 
-def rebuild(description: Mapping[str, Any]) -> nn.Module:
+def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Module:
     """Build the model of such a description.
+
+    Args:
+        description: as ``describe`` returned it.
+        untrained: load the published weights of an encoder ``hf:NAME``. Without, neither these nor the hub are needed.
 
     Raises:
         InputError: if a setting is unknown or does not fit.
         KeyError: if one is missing.
     """
     settings = {k: v for k, v in description.items() if k not in ("name", "parameters")}
+    encoder = settings.pop("encoder_config", None)
+    if encoder is not None and not untrained:
+        settings["encoder"] = from_configuration(encoder)
     if settings.get("exchange") == "none":
         settings["exchange"] = None
     if settings.get("target_size") is not None:
@@ -101,7 +113,11 @@ def rebuild(description: Mapping[str, Any]) -> nn.Module:
         "Segmenter": Segmenter,
         "Translator": Translator,
     }
-    return builders[description["name"]](**settings)
+    build = builders[description["name"]]
+    for name, parameter in inspect.signature(build).parameters.items():
+        if parameter.default is parameter.empty and name not in settings:
+            raise KeyError(name)
+    return build(**settings)
 
 
 def _kind(config: TrainConfig, data: DataSplits) -> str:
@@ -122,4 +138,33 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
             )
     if config.exchange not in ("auto", "none") and kind == "classifier" and not config.shared:
         raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")
+    if config.norm != "private" and kind == "classifier" and not config.shared:
+        raise InputError(f"norm = {config.norm!r} is of a shared encoder: set shared (--shared) too, or leave norm out")
+    axes = data.axes
+    if (
+        kind in ("classifier", "sequence")
+        and len(axes) > 1
+        and not any(serves(config.encoder, a) for a in axes.values())
+    ):
+        raise InputError(f"encoder = {config.encoder!r} is for none of the modalities, whose axes are {dict(axes)}")
+    if config.exchange == "channel_exchange" and config.norm in ("statistics", "shared"):
+        raise InputError(
+            f"exchange = 'channel_exchange' goes by each modality's own norm scales, which norm = {config.norm!r} "
+            "shares: take norm = 'private' or 'affine'"
+        )
+    if config.label_smoothing and data.task in ("regression", "translation"):
+        raise InputError(
+            f"label_smoothing = {config.label_smoothing} is for classes; the target of {data.spec} asks for "
+            f"{data.task}: leave it out"
+        )
     return kind
+
+
+def settings_in_words(config: TrainConfig) -> str:
+    """The settings that make the model, for messages: its name, its width, and what is not as by default.
+
+    >>> settings_in_words(TrainConfig(data="digits", out="r", model="classifier", fuse="gated"))
+    "model = 'classifier', fuse = 'gated', width = 16"
+    """
+    changed = [name for name, (default, _) in READERS.items() if getattr(config, name) != default]
+    return ", ".join(f"{name} = {getattr(config, name)!r}" for name in ("model", *changed, "width"))

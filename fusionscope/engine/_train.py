@@ -25,7 +25,7 @@ from ._config import TrainConfig
 from ._folder import KIND, SCHEMA, SOLO, check_target, write_run
 from ._loop import Fit, evaluate, fit
 from ._memory import Memory, choose, remember
-from ._models import describe, rebuild
+from ._models import describe, rebuild, settings_in_words
 from ._progress import Reporter
 from ._scores import METRIC
 from ._solo import twins
@@ -133,6 +133,12 @@ class _Job:
         self.test = self._score(model, self.data.splits["test"])
 
     def _fit(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> nn.Module:
+        try:
+            return self._fitted(train, val, epochs, result, phase)
+        except InputError as error:  # of a part, which does not know what the user has set
+            raise InputError(f"{error} (settings: {settings_in_words(self.config)})") from error
+
+    def _fitted(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> nn.Module:
         torch.manual_seed(self.config.seed)
         model = rebuild(self.spec)
         if self.data.task == "regression":

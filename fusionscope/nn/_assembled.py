@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from fusionscope.errors import InputError
 
 from ._late import LearnedEnsemble, OfLogits
 from ._model import FusionNet
-from ._part import pool, there
+from ._part import pool
 from ._wrappers import last_channels
 
 Present = dict[str, Bool[Tensor, " b"]] | None
@@ -51,14 +50,14 @@ class Assembled(FusionNet):
         if single == isinstance(fuse, OfLogits):
             wanted = "{modality: head}" if single else "one head"
             raise InputError(f"{name}: with the fuse {type(fuse).__name__}, give {wanted}, got {type(head).__name__}")
-        super().__init__(encoders, fuse, cast(nn.Module, head) if single else nn.Identity(), calibration)
+        whole = cast(nn.Module, head) if single else nn.Identity()
+        super().__init__(encoders, fuse, whole, calibration, modality_dropout)
         self.heads = nn.ModuleDict({} if single else dict(cast(Mapping[str, nn.Module], head)))
         if self.heads and set(self.heads) != set(self.modalities):
             raise InputError(
                 f"{name}: a head for each of {', '.join(map(repr, self.modalities))}, got heads for {list(self.heads)}"
             )
         self.shared = shared
-        self.modality_dropout = modality_dropout
         together = () if shared is None else tuple(cast(Any, shared).modalities)
         for m in together:
             if m not in self.modalities:
@@ -89,14 +88,6 @@ class Assembled(FusionNet):
         if getattr(self.fuse, "keeps_locations", False):
             x = {m: pool(v) for m, v in x.items()}
         return self.head(pool(self.fuse(x, present)))
-
-    def forward(self, inputs: dict[str, Tensor], present: Present = None) -> Float[Tensor, "b ..."]:
-        """Return logits ``[B,K]``; for regression ``[B]`` or ``[B,K]``.
-
-        ``present`` says which samples have which modality; one that it does not name is there in all.
-        """
-        features = self.encode(inputs, present)
-        return self.predict(features, self._dropped(features, present))
 
     def outputs(self, inputs: dict[str, Tensor], present: Present = None) -> dict[str, Tensor]:
         """Return the ``prediction``, each modality's ``NAME features`` and what a fuse of logits needs for its loss."""
@@ -135,18 +126,5 @@ class Assembled(FusionNet):
     def _logits(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {m: self.heads[m](pool(features[m])) for m in self.modalities}
 
-    def _dropped(self, features: dict[str, Tensor], present: Present) -> Present:
-        if not self.training or not self.modality_dropout or len(self.modalities) < 2:
-            return present
-        like = features[self.modalities[0]]
-        draw = torch.rand(len(self.modalities), like.shape[0], device=like.device)
-        has = torch.stack([there(present, m, like) for m in self.modalities])
-        # of each sample's modalities the one with the largest draw always stays
-        last = draw.masked_fill(~has, -1.0).argmax(0)
-        stays = (draw >= self.modality_dropout) | (torch.arange(len(draw), device=like.device)[:, None] == last)
-        return dict(zip(self.modalities, has & stays, strict=True))
-
     def extra_repr(self) -> str:
-        return ", ".join(f"{m}={c}" for m, c in self.channels.items()) + (
-            f", modality_dropout={self.modality_dropout}" if self.modality_dropout else ""
-        )
+        return ", ".join([*(f"{m}={c}" for m, c in self.channels.items()), super().extra_repr()]).removesuffix(", ")

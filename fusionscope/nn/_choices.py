@@ -15,8 +15,9 @@ from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse_names import ENSEMBLES, FUSES
 from ._hf import hf_backbone
+from ._standardise import RawNorm
 from ._transformer import TokenEncoder
-from ._wrappers import Frames, Pooled, RawNorm
+from ._wrappers import Frames, Pooled
 
 Shape = Sequence[int]
 RESNETS: dict[str, Callable[..., _resnet.ResNet]] = {

@@ -16,7 +16,8 @@ from ._heads import VectorHead
 from ._late import OfLogits
 from ._model import _check
 from ._share import share
-from ._wrappers import Pooled, RawNorm
+from ._standardise import RawNorm
+from ._wrappers import Pooled
 
 
 class Classifier(Assembled):

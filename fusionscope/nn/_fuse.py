@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ._fuse_base import Pointwise, average, keep, projections, same_locations, total
-from ._part import channel_axis, check_features, check_present, dimensions, hide, named
+from ._part import channel_axis, check_features, check_present, dimensions, drop, hide, named
 
 
 class Concat(nn.Module):
@@ -59,20 +59,10 @@ class Concat(nn.Module):
         check_features(features, self.sizes or self.modalities, "Concat")
         check_present(present, features, "Concat")
         same_locations({m: features[m] for m in self.modalities}, "Concat")
-        parts = [features[m] for m in self.modalities]
-        keep = [None if present is None else present.get(m) for m in self.modalities]
-        if self.training and self.dropout > 0 and len(parts) > 1:
-            keep = self._drop(parts[0], keep)
-        parts = [x if k is None else hide(x, {"": k}, "") for x, k in zip(parts, keep, strict=True)]
+        if self.training and self.dropout > 0 and len(self.modalities) > 1:
+            present = drop(present, self.modalities, features[self.modalities[0]], self.dropout)
+        parts = [hide(features[m], present, m) for m in self.modalities]
         return torch.cat(parts, dim=channel_axis(parts[0]))
-
-    def _drop(self, like: Tensor, keep: list[Tensor | None]) -> list[Tensor | None]:
-        draw = torch.rand(len(keep), like.shape[0], device=like.device)
-        there = torch.stack([torch.ones_like(draw[0], dtype=torch.bool) if k is None else k for k in keep])
-        # the present modality with the largest draw always stays
-        last = draw.masked_fill(~there, -1.0).argmax(0)
-        stays = (draw >= self.dropout) | (torch.arange(len(keep), device=like.device)[:, None] == last)
-        return list(there & stays)
 
     def extra_repr(self) -> str:
         names = ", ".join(f"{m}={c}" for m, c in self.sizes.items()) if self.sizes else ", ".join(self.modalities)

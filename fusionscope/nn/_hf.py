@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,13 +60,7 @@ def hf_backbone(
     >>> net.channels, [tuple(x.shape) for x in net(torch.zeros(3, 2, 29, 37))]
     ((4, 8), [(3, 4, 8, 10), (3, 8, 4, 5)])
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            "hf: backbones need the transformers library: pip install 'fusionscope[hf]', or take one of our own "
-            "encoders (resnet18, resnet50)"
-        ) from error
+    transformers = _transformers()
     config, name = _configured(source, settings)
     known = sorted({kind.model_type for kind in transformers.MODEL_FOR_BACKBONE_MAPPING} - {"timm_backbone"})
     if config.model_type not in known:
@@ -97,6 +92,32 @@ def hf_backbone(
     return HFBackbone(backbone.train(), backbone.channels)
 
 
+def configuration(source: str) -> dict[str, Any]:
+    """Return the whole configuration of a model or model type as plain data; :func:`from_configuration` reads it.
+
+    Raises:
+        InputError: if ``transformers`` is missing, or the model cannot be had.
+    """
+    _transformers()
+    return json.loads(_configured(source, {})[0].to_json_string(use_diff=False))
+
+
+def from_configuration(found: dict[str, Any]) -> Any:
+    """Return the configuration of such data, for :func:`hf_backbone` to build with random weights."""
+    return _transformers().CONFIG_MAPPING[found["model_type"]].from_dict(found)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            "hf: backbones need the transformers library: pip install 'fusionscope[hf]', or take one of our own "
+            "encoders (resnet18, resnet50)"
+        ) from error
+    return transformers
+
+
 def _configured(source: Any, settings: dict[str, Any]) -> tuple[Any, str | None]:
     """Return a configuration of our own, and the model's name if there is one to load weights of."""
     from transformers import CONFIG_MAPPING, AutoConfig
@@ -123,10 +144,13 @@ def _reached(name: str | None, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (OSError, ValueError) as error:
+        from transformers import CONFIG_MAPPING
+
+        known = did_you_mean(name or "", CONFIG_MAPPING)
         raise InputError(
-            f"cannot get {name!r}: {str(error).strip().splitlines()[0]} Without the hub, give a folder that holds the "
-            "model (config.json, model.safetensors), or for random weights a model type (such as 'resnet', with its "
-            "settings) or a configuration of transformers."
+            f"cannot get {name!r}: {str(error).strip().splitlines()[0]}{known} Without the hub, give a folder that "
+            "holds the model (config.json, model.safetensors), or for random weights a model type (such as 'resnet', "
+            "with its settings) or a configuration of transformers."
         ) from error
 
 

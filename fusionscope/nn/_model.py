@@ -13,7 +13,7 @@ from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
-from ._part import check_present, hide, named
+from ._part import check_present, drop, hide, named
 
 TASKS = ("classification", "dense", "regression")
 FUSES = ("concat",)
@@ -22,6 +22,9 @@ RANKS = {"NC": 1, "NTC": 2, "NCHW": 3, "NTCHW": 4}
 
 class FusionNet(nn.Module):
     """``head(fuse(calibration({m: encoders[m](inputs[m])})))``.
+
+    While training, ``modality_dropout`` is the probability that a modality of a sample is taken for absent behind the
+    encoders (arXiv:1501.00102); one of each sample's always stays.
 
     Attributes:
         encoders: one module per modality; each sees nothing but its modality.
@@ -37,6 +40,7 @@ class FusionNet(nn.Module):
         fuse: nn.Module,
         head: nn.Module,
         calibration: nn.Module | None = None,
+        modality_dropout: float = 0.0,
     ):
         super().__init__()
         self.modalities = tuple(encoders)
@@ -44,6 +48,7 @@ class FusionNet(nn.Module):
         self.calibration = calibration
         self.fuse = fuse
         self.head = head
+        self.modality_dropout = modality_dropout
 
     def encode(
         self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
@@ -55,6 +60,8 @@ class FusionNet(nn.Module):
         Raises:
             InputError: if a modality is missing or unknown, or ``present`` does not fit.
         """
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"this model takes a dict {{modality: tensor}}, got a {type(inputs).__name__}")
         for name in inputs:
             if name not in self.encoders:
                 raise InputError(
@@ -69,6 +76,10 @@ class FusionNet(nn.Module):
                 "without a modality, give any values and present={modality: all False}, fill it in "
                 "(fusionscope.dissection does), or train a model without it"
             )
+        first = inputs[self.modalities[0]].shape[0]
+        if any(inputs[name].shape[0] != first for name in self.modalities):
+            sizes = ", ".join(f"{name} {len(inputs[name])}" for name in self.modalities)
+            raise InputError(f"all modalities must have the same number of samples, got {sizes}")
         check_present(present, inputs, "this model")
         return {name: self.encoders[name](hide(inputs[name], present, name)) for name in self.modalities}
 
@@ -87,13 +98,15 @@ class FusionNet(nn.Module):
 
         ``present`` says which samples have which modality; one that it does not name is there in all.
         """
-        return self.predict(self.encode(inputs, present), present)
+        features = self.encode(inputs, present)
+        return self.predict(features, self._dropped(features, present))
 
     def outputs(
         self, inputs: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Tensor]:
         """Return the ``prediction`` and each modality's features before calibration and fuse, as ``NAME features``."""
         features = self.encode(inputs, present)
+        present = self._dropped(features, present)
         return {"prediction": self.predict(features, present)} | {f"{m} features": x for m, x in features.items()}
 
     def loss(
@@ -101,6 +114,16 @@ class FusionNet(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return ``criterion(prediction, target)``."""
         return criterion(outputs["prediction"], target)
+
+    def _dropped(
+        self, features: dict[str, Tensor], present: dict[str, Bool[Tensor, " b"]] | None
+    ) -> dict[str, Bool[Tensor, " b"]] | None:
+        if not self.training or not self.modality_dropout or len(self.modalities) < 2:
+            return present
+        return drop(present, self.modalities, features[self.modalities[0]], self.modality_dropout)
+
+    def extra_repr(self) -> str:
+        return f"modality_dropout={self.modality_dropout}" if self.modality_dropout else ""
 
 
 def build_model(
@@ -125,7 +148,7 @@ def build_model(
         n_outputs: number of classes K, or of values to regress.
         width: channels of the first stage; the deepest has four times as many.
         dropout: in the head, and on whole input channels of each encoder at a quarter of this rate.
-        modality_dropout: see :class:`Concat`.
+        modality_dropout: probability that a modality of a training sample is taken for absent behind the encoders.
         target_size: (H, W) of dense targets; by default that of the largest map. Vectors and sequences alone need it;
             they can only tell what is in the whole map, not where.
         fuse: ``concat``.
@@ -148,19 +171,15 @@ def build_model(
         target_size = target_size or max(sizes.values())
         common = half(target_size)
     encoders = {m: _encoder(shapes[m], axes[m], width, dropout / 4, common) for m in shapes}
-    joint = Concat(tuple(encoders), modality_dropout)
+    joint = Concat(tuple(encoders))
     widths = {m: int(e.channels) for m, e in encoders.items()}
-    if calibration and modality_dropout:
-        raise InputError(
-            "modality_dropout hides modalities from the fuse, but not from the calibration: drop one of them"
-        )
     calibrator = ContextualCalibration(widths) if calibration else None
     channels = sum(widths.values())
     if task == "dense" and target_size is not None:
         head: nn.Module = DenseHead(channels, n_outputs, target_size, hidden=2 * width, dropout=dropout)
     else:
         head = VectorHead(channels, n_outputs, hidden=8 * width, dropout=dropout, regression=task == "regression")
-    return FusionNet(encoders, joint, head, calibrator)
+    return FusionNet(encoders, joint, head, calibrator, modality_dropout)
 
 
 class _Spread(nn.Module):

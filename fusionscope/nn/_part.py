@@ -89,10 +89,9 @@ def check_present(present: Mapping[str, Tensor] | None, features: Mapping[str, T
 
 
 def _check_mask(mask: Tensor, x: Tensor, name: str) -> None:
-    if mask.dtype != torch.bool or mask.shape != x.shape[:1]:
-        raise InputError(
-            f"present[{name!r}] must be a bool per sample, [{x.shape[0]}], got {mask.dtype} of {list(mask.shape)}"
-        )
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape[:1]:
+        got = f"{mask.dtype} of {list(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise InputError(f"present[{name!r}] must be a bool per sample, [{x.shape[0]}], got {got}")
 
 
 def channel_axis(x: Tensor) -> int:
@@ -124,6 +123,20 @@ def there(present: Mapping[str, Tensor] | None, modality: str, like: Tensor) -> 
     if mask is None:
         return torch.ones(like.shape[0], dtype=torch.bool, device=like.device)
     return mask.to(like.device)
+
+
+def drop(
+    present: Mapping[str, Tensor] | None, modalities: Sequence[str], like: Tensor, rate: float
+) -> dict[str, Bool[Tensor, " b"]]:
+    """Return who is there after modality dropout: each modality of a sample is lost with probability ``rate``.
+
+    Of the modalities that a sample has, the one with the largest draw always stays.
+    """
+    draw = torch.rand(len(modalities), like.shape[0], device=like.device)
+    has = torch.stack([there(present, m, like) for m in modalities])
+    last = draw.masked_fill(~has, -1.0).argmax(0)
+    stays = (draw >= rate) | (torch.arange(len(draw), device=like.device)[:, None] == last)
+    return dict(zip(modalities, has & stays, strict=True))
 
 
 def hide(x: Tensor, present: Mapping[str, Tensor] | None, modality: str) -> Tensor:

@@ -159,7 +159,7 @@ def install(backbone: nn.Module, name: str, exchange: nn.Module, modalities: tup
 def _norm_of(module: nn.Module, name: str | None, place: str) -> tuple[ModalityNorm, bool]:
     norms = [m for m in module.modules() if isinstance(m, ModalityNorm)]
     norm = module.get_submodule(name) if name else norms[-1] if norms else None
-    if not isinstance(norm, ModalityNorm) or not norm.scales():
+    if not isinstance(norm, ModalityNorm) or not norm.own[0] or not norm.scales():
         raise InputError(
             f"an exchange that reads the norms' scales needs private norms with affine weights; {place!r} has none "
             "(share(..., norm='private'))"

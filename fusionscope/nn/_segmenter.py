@@ -134,7 +134,17 @@ def model_sizes(channels: Mapping[str, int] | int, modalities: Sequence[str] | N
 def ensemble_loss(
     outputs: dict[str, Tensor], target: Tensor, criterion: Criterion, modalities: Sequence[str]
 ) -> Float[Tensor, ""]:
-    """Sum of the criterion over each modality's output and the ensemble's."""
+    """Sum of the criterion over each modality's output and the ensemble's.
+
+    Raises:
+        InputError: if the target is not of the inputs' size.
+    """
+    made, wanted = tuple(outputs["prediction"].shape[2:]), tuple(target.shape[-2:])
+    if made != wanted:
+        raise InputError(
+            f"this model's output is as large as its inputs, {made[0]}x{made[1]}, but the target is "
+            f"{wanted[0]}x{wanted[1]}: resize one of them"
+        )
     return torch.stack([criterion(outputs[name], target) for name in (*modalities, "prediction")]).sum()
 
 

@@ -75,6 +75,8 @@ def share(
     """
     if norm not in NORMS:
         raise InputError(f"share: norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    if not isinstance(backbone, nn.Module):
+        raise InputError(f"share takes a backbone, a torch.nn.Module, got {backbone!r}")
     sizes = dimensions(modalities, None, "share") if isinstance(modalities, Mapping) else None
     names = named(tuple(modalities), "share") if not isinstance(modalities, str) else named(modalities, "share")
     made = _stems(backbone, names, sizes, dict(stems or {}))
@@ -145,10 +147,11 @@ def _placed(
 
 
 def _placeable(exchange: nn.Module) -> nn.Module:
-    if getattr(exchange, "placement", None) not in PLACEMENTS:
+    if not isinstance(exchange, nn.Module) or getattr(exchange, "placement", None) not in PLACEMENTS:
+        kind = exchange.__name__ if isinstance(exchange, type) else type(exchange).__name__
         raise InputError(
-            f"share takes exchanges whose placement is one of {', '.join(map(repr, PLACEMENTS))}; "
-            f"{type(exchange).__name__} has {getattr(exchange, 'placement', None)!r}"
+            f"share takes exchanges, such as AsymFusion(): modules whose placement is one of "
+            f"{', '.join(map(repr, PLACEMENTS))}; got {'the class' if isinstance(exchange, type) else 'a'} {kind}"
         )
     return exchange
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
-from ._part import check_features, hide
+from ._encoders import _floating
+from ._part import check_features, check_present, hide
 
 
 class Standardise(nn.Module):
@@ -30,33 +31,43 @@ class Standardise(nn.Module):
     def __init__(self, channels: Mapping[str, int], part: str = "Standardise"):
         super().__init__()
         self.sizes, self.part = dict(channels), part
-        self.norms = nn.ModuleDict({m: MaskedNorm(c) for m, c in channels.items()})
+        self.norms = nn.ModuleDict({m: RawNorm(c) for m, c in channels.items()})
 
     def forward(
         self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
     ) -> dict[str, Float[Tensor, "b ..."]]:
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"{self.part} takes a dict {{modality: tensor}}, got a {type(inputs).__name__}")
         flat = {m: list(x.shape) for m, x in inputs.items() if m in self.sizes and x.ndim != 4}
         if flat:
             raise InputError(f"{self.part} takes maps [B,C,H,W], got {flat}")
         check_features(inputs, self.sizes, self.part)
+        check_present(present, inputs, self.part)
         result = {}
         for m, norm in self.norms.items():
-            x, keep = inputs[m], None if present is None else present.get(m)
-            x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-            result[m] = hide(norm(hide(x, present, m), keep), present, m)
+            keep = None if present is None else present.get(m)
+            result[m] = hide(norm(hide(inputs[m], present, m), keep), present, m)
         return result
 
 
-class MaskedNorm(nn.BatchNorm2d):
-    """A batch norm without affine whose statistics are those of the samples to ``keep``; half precision in float32."""
+class RawNorm(nn.BatchNorm2d):
+    """Maps of any unit and number type to mean 0 and variance 1 per channel: a batch norm without affine.
+
+    With ``keep``, its statistics are those of these samples. Half precision is computed in float32.
+
+    >>> import torch
+    >>> RawNorm(3)(torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)).dtype
+    torch.float32
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels, affine=False)
+        self.channels = channels
 
     def forward(
-        self, input: Float[Tensor, "b c h w"], keep: Bool[Tensor, " b"] | None = None
+        self, input: Shaped[Tensor, "b c h w"], keep: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        x = input
+        x = _floating(input)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         if keep is None or not self.training:
             return super().forward(wide).to(x.dtype)

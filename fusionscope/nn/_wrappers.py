@@ -1,4 +1,4 @@
-"""Around backbones: standardised input, pooled output, clips frame by frame."""
+"""Around backbones: pooled output, clips frame by frame."""
 
 from __future__ import annotations
 
@@ -9,24 +9,7 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
-from ._encoders import _floating
 from ._part import pool
-
-
-class RawNorm(nn.BatchNorm2d):
-    """Maps of any unit and type to mean 0 and variance 1 per channel, with statistics of the training data.
-
-    >>> import torch
-    >>> RawNorm(3)(torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)).dtype
-    torch.float32
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, affine=False)
-        self.channels = channels
-
-    def forward(self, input: Tensor) -> Float[Tensor, "b c h w"]:
-        return super().forward(_floating(input))
 
 
 class Pooled(nn.Module):

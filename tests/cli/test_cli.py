@@ -175,6 +175,10 @@ def write_bad_files(place: Path) -> None:
         ("dissect --model mine:Net --data digits --out .", "is not a dissection"),
         ("dissect --model mine:Net --data digits --out d --device cuda:99", "device"),
         ("dissect --model mine:Net --data digits --out d --permutations 2", "permutations"),
+        (
+            "dissect --model mine:Net --data images:folder --out d",
+            "folder is not a folder; expected one with a folder of images",
+        ),
         ("report mine.py", "holds no dissection"),
         ("dissect --model broken:build --data digits --out d", "importing 'broken' raised SyntaxError"),
         ("dissect --model mine:Net --data digits --out d --report mine.py", "mine.py exists and is no HTML file"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fusionscope.cli import main
 from fusionscope.engine import TrainConfig, load_run, train
 from fusionscope.engine._loop import _unsafe_layout
 from fusionscope.errors import InputError
@@ -28,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         s=rng.normal(size=(COUNT, 19, 5)).astype("f4"),
         label=np.arange(COUNT) % 3,
         mask=rng.integers(0, 2, (COUNT, 34, 37)),
+        small=rng.integers(0, 2, (COUNT, 17, 19)),
         value=rng.normal(size=COUNT).astype("f4"),
         split=np.repeat([0, 1, 2], [16, 5, 5]),
     )
@@ -54,10 +56,9 @@ def settings(folder: Path, inputs: str, target: str, **changes) -> TrainConfig:
         out=str(folder / "run"),
         overwrite=True,
         epochs=1,
-        width=6,
         batch_size=8,
         accelerator="cpu",
-        **changes,
+        **{"width": 6} | changes,
     )
 
 
@@ -90,12 +91,12 @@ def test_trains_and_reads_back(folder, name):
 
 
 def test_the_baseline_takes_a_calibration(folder):
-    run = load_run(train(settings(folder, MAPS, "mask", calibration=True), quiet=True))
+    run = load_run(train(settings(folder, MAPS, "mask", calibration=True, modality_dropout=0.3), quiet=True))
     assert isinstance(run.model.calibration, ContextualCalibration)
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
-def test_an_image_for_a_target_trains_the_translator(pictures, tmp_path, adversarial):
+def test_an_image_for_a_target_trains_the_translator(pictures, tmp_path, adversarial, capsys):
     config = TrainConfig(
         data=f"images:{pictures}?inputs=vi,near&target=ir",
         out=str(tmp_path / "run"),
@@ -111,6 +112,10 @@ def test_an_image_for_a_target_trains_the_translator(pictures, tmp_path, adversa
     assert run.metrics["metric"] == "psnr"
     assert 4 < run.metrics["test"]["psnr"] < 30
     assert not [key for key in run.model.state_dict() if "discriminator" in key]
+    with pytest.raises(SystemExit) as stop:
+        main(["dissect", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert "is an image, and dissect measures classes" in capsys.readouterr().err
 
 
 def test_solo_twins_of_a_shared_model_share_nothing(folder):
@@ -131,6 +136,20 @@ def test_solo_twins_of_a_shared_model_share_nothing(folder):
         ("label", {"model": "classifier", "exchange": "asym_fusion"}, r"set shared \(--shared\) too"),
         ("label", {"model": "classifier", "fuse": "gate"}, r"unknown fuse 'gate'.*Did you mean 'gated'"),
         ("label", {"model": "classifier", "encoder": "resnet"}, r"unknown encoder 'resnet'.*Did you mean 'resnet"),
+        ("label", {"model": "classifier", "encoder": "conv"}, r"encoder = 'conv' is for none of the modalities"),
+        ("label", {"model": "classifier", "norm": "affine"}, r"norm = 'affine' is of a shared encoder: set shared"),
+        (
+            "mask",
+            {"model": "segmenter", "exchange": "channel_exchange", "norm": "shared"},
+            r"which norm = 'shared' shares: take norm = 'private'",
+        ),
+        ("value", {"label_smoothing": 0.1}, r"label_smoothing = 0.1 is for classes"),
+        (
+            "mask",
+            {"model": "segmenter", "width": 4},
+            r"5 channels or more.*\(settings: model = 'segmenter', width = 4\)",
+        ),
+        ("small", {"model": "segmenter"}, r"inputs, 34x37, but the target is 17x19: resize"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_before_training(folder, target, changes, message):
@@ -141,6 +160,17 @@ def test_settings_that_do_not_fit_are_told_before_training(folder, target, chang
 def test_a_segmenter_of_sequences_is_refused(folder):
     with pytest.raises(InputError, match=r"takes maps \(NCHW\); 's' has axes NTC"):
         train(settings(folder, MAPS + ",s:NTC", "mask", model="segmenter"), quiet=True)
+
+
+def test_a_run_with_a_hub_encoder_is_read_without_the_hub(folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    shape = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    transformers.ResNetBackbone(transformers.ResNetConfig(**shape)).save_pretrained(tmp_path / "published")
+    path = train(
+        settings(folder, MAPS, "label", model="classifier", encoder=f"hf:{tmp_path / 'published'}"), quiet=True
+    )
+    (tmp_path / "published").rename(tmp_path / "gone")
+    assert load_run(path, data=False).model.channels == {"a": 8, "b": 8}
 
 
 def test_narrow_strided_convolutions_are_not_trained_channels_last():

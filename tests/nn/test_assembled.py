@@ -23,7 +23,7 @@ from fusionscope.nn import (
     detach_calibration,
 )
 from fusionscope.nn._fuse_names import ENSEMBLES, FUSES
-from fusionscope.nn._wrappers import RawNorm
+from fusionscope.nn._standardise import RawNorm
 from fusionscope.tracing import Trace, trace
 
 SHAPES = {"vec": (7,), "seq": (23, 5), "map": (3, 17, 19), "clip": (5, 2, 11, 13)}

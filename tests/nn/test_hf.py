@@ -10,7 +10,7 @@ import torch
 
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, hf_backbone
-from fusionscope.nn._wrappers import RawNorm
+from fusionscope.nn._standardise import RawNorm
 
 transformers = pytest.importorskip("transformers")
 
@@ -82,6 +82,7 @@ def test_weights_from_a_folder_and_never_a_pickle(tmp_path):
     ("source", "settings", "text"),
     [
         ("hf:someone/something", {}, "cannot get 'someone/something'.*Without the hub, give a folder.*model type"),
+        ("hf:resnett", {}, "cannot get 'resnett'.*Did you mean 'resnet'"),
         ("vit", {}, "no backbone of type 'vit'; it has beit.*Did you mean 'vitdet'"),
         ("resnet", {"hiden_sizes": [3]}, "no setting 'hiden_sizes'. Did you mean 'hidden_sizes'"),
         ("resnet", {"pretrained": True}, "needs the name or folder"),

@@ -143,6 +143,8 @@ def test_unknown_and_missing_modalities():
         model({"rgb": x["rgb"]})
     with pytest.raises(InputError, match="missing modalities 'rgb', 'depth'.*got nothing"):
         model({})
+    with pytest.raises(InputError, match="the same number of samples, got rgb 2, depth 1"):
+        model({"rgb": x["rgb"], "depth": x["depth"][:1]})
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,8 @@ def test_errors():
         model({"rgb": x["rgb"]})
     with pytest.raises(InputError, match="depth"):
         model({"rgb": x["rgb"], "depth": x["depth"][:, :, :31]})
+    with pytest.raises(InputError, match="present names the unknown modality 'rbg': Segmenter takes .* mean 'rgb'"):
+        model(x, {"rbg": torch.ones(len(x["rgb"]), dtype=torch.bool)})
 
 
 def test_trace_without_an_exchange():

@@ -8,7 +8,8 @@ from torch import nn
 
 from fusionscope.errors import InputError
 from fusionscope.nn import MapEncoder, Pooled, ResNet, SequenceEncoder, TokenEncoder
-from fusionscope.nn._wrappers import Frames, RawNorm
+from fusionscope.nn._standardise import RawNorm
+from fusionscope.nn._wrappers import Frames
 
 
 @pytest.mark.parametrize(("encoder", "steps"), [(SequenceEncoder(5, 3, keep_time=True), 6), (TokenEncoder(5, 3), 23)])
