@@ -16,7 +16,7 @@ usage: fusionscope [-h] [--version] {train,dissect,trace,report} ...
 See what each modality contributes to a multimodal PyTorch model.
 
 Commands (each has its own --help):
-  train     train a baseline: an encoder per modality, concatenation, a head; writes a run folder
+  train     train a model (an encoder per modality, concatenation, a head; or another); writes a run folder
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
   trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
   report    write the HTML report of a saved dissection again
@@ -29,7 +29,7 @@ Examples:
   fusionscope report d"""
 
 TRAIN = """\
-Train a baseline (an encoder per modality, concatenation, a head) and write a run folder.
+Train a model and write a run folder: by default an encoder per modality, concatenation and a head; --model for others.
 
 Examples:
   fusionscope train --data scenes --out runs/demo

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusionscope.engine._adversary import Adversary, range_of
 from fusionscope.engine._scores import METRIC, Scores, task_loss
 from fusionscope.errors import InputError
+from fusionscope.nn import Translator
 
 
 def batch() -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -139,3 +140,31 @@ def test_translation_loss_in_units_of_the_scale():
     target = torch.zeros(2, 2, 3, 5)
     output = torch.ones(2, 2, 3, 5)
     assert task_loss("translation", output, target, 0.0, torch.tensor([2.0, 4.0])).item() == pytest.approx(0.375)
+
+
+def test_an_adversary_makes_sharp_what_the_absolute_error_blurs():
+    """A pattern of random sign that the input says nothing of: its median is flat, each possible target is not."""
+    pattern = (torch.arange(16) // 4 % 2 * 2 - 1.0).expand(16, 1, 16, 16)
+
+    def strength(adversarial: bool) -> float:
+        torch.manual_seed(0)
+        model = Translator({"x": 1}, 1, width=8, depth=2)
+        adversary = Adversary({"x": 1}, 1, width=8, depth=1, l1=1.0, lr=5e-3)
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.5, 0.999))
+        for _ in range(120):
+            x = {"x": torch.randn(16, 1, 16, 16)}
+            target = 0.5 + 0.4 * (torch.randint(0, 2, (16, 1, 1, 1)) * 2 - 1) * pattern
+            outputs = model.outputs(x)
+
+            def criterion(made: Tensor, wanted: Tensor, x: dict[str, Tensor] = x) -> Tensor:
+                return adversary.generator_loss(x, made, wanted) if adversarial else (made - wanted).abs().mean()
+
+            optimizer.zero_grad()
+            model.loss(outputs, target, criterion).backward()
+            optimizer.step()
+            if adversarial:
+                adversary.step(x, adversary.fakes(outputs), target)
+        return float((model({"x": torch.randn(29, 1, 16, 16)}) - 0.5).abs().mean())
+
+    assert strength(False) < 0.15
+    assert 0.3 < strength(True) < 0.5
