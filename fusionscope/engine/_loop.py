@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fusionscope.errors import ModelError
-from fusionscope.nn import Translator, VectorHead
+from fusionscope.nn import LearnedEnsemble, Translator, VectorHead
 from fusionscope.nn._part import pool
 
 from ._adversary import Adversary
@@ -121,7 +121,7 @@ def fit(
     trainee = Trainee(model, task, n_outputs, config.auxiliary)
     if not _unsafe_layout(trainee, fabric.device):  # a quarter faster on CPUs; weights are saved contiguous
         trainee.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-    optimizer = torch.optim.AdamW(_groups(trainee, config.weight_decay), lr=config.lr)
+    optimizer = torch.optim.AdamW(_groups(trainee, config), lr=config.lr)
     data = loader(train, config.batch_size, seed=config.seed, workers=config.workers)
     batches = cast(DataLoader, fabric.setup_dataloaders(data))
     steps = len(batches) * epochs
@@ -248,9 +248,20 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
-def _groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
+def _groups(module: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Matrices and kernels with weight decay, the rest without; weights of an ensemble with a rate ten times as high.
+
+    Those are logits of a softmax and must move by whole units, which few hundred steps at a network's rate cannot do.
+    """
+    weighing = {id(p) for m in module.modules() if isinstance(m, LearnedEnsemble) for p in m.parameters()}
     parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    plain = [p for p in parameters if id(p) not in weighing]
+    found: list[dict[str, Any]] = [
+        {"params": [p for p in plain if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in plain if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if weighing:
+        found.append(
+            {"params": [p for p in parameters if id(p) in weighing], "weight_decay": 0.0, "lr": 10 * config.lr}
+        )
+    return found

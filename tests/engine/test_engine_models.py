@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -179,3 +180,17 @@ def test_narrow_strided_convolutions_are_not_trained_channels_last():
     assert _unsafe_layout(narrow, torch.device("cpu"))
     assert not _unsafe_layout(narrow, torch.device("cuda"))
     assert not _unsafe_layout(wide, torch.device("cpu"))
+
+
+def test_an_ensemble_finds_out_who_knows(folder):
+    """Only one modality tells the class; in a few dozen steps the ensemble's weight must have gone there."""
+    rng = np.random.default_rng(2)
+    label = np.arange(240) % 2
+    told, noise = rng.normal(size=(2, 240, 5)).astype("f4")
+    told += 3 * (2 * label[:, None] - 1)
+    np.savez(folder / "weigh.npz", told=told, noise=noise, label=label, split=np.repeat([0, 1, 2], [200, 20, 20]))
+    config = settings(folder, "", "", model="classifier", fuse="learned_ensemble")
+    data = f"npz:{folder / 'weigh.npz'}?inputs=told:NC,noise:NC&target=label&split=split"
+    run = load_run(train(msgspec.structs.replace(config, data=data, epochs=4), quiet=True))
+    weights = run.model.fuse.alpha.softmax(0)
+    assert weights[0] > 0.6
