@@ -1,31 +1,9 @@
 """What ``dissect`` can measure. Imports no torch."""
 
-from typing import Literal
+from typing import Literal, get_args
 
-Measure = Literal[
-    "similarity",
-    "selectivity",
-    "semantics",
-    "units",
-    "removal",
-    "contribution",
-    "valuation",
-    "imbalance",
-    "information",
-    "robustness",
-    "perceptual",
-    "emap",
-    "detectors",
-    "pairwise",
-]
-MEASURES: tuple[Measure, ...] = (
-    "similarity",
-    "selectivity",
-    "semantics",
-    "units",
-    "removal",
-    "contribution",
-    "valuation",
-    "imbalance",
-)
-OPTIONAL: tuple[Measure, ...] = ("information", "robustness", "perceptual", "emap", "detectors", "pairwise")
+Usual = Literal["similarity", "selectivity", "semantics", "units", "removal", "contribution", "valuation", "imbalance"]
+WhenAsked = Literal["information", "robustness", "perceptual", "emap", "detectors", "pairwise"]
+Measure = Literal[Usual, WhenAsked]
+MEASURES: tuple[Measure, ...] = get_args(Usual)
+OPTIONAL: tuple[Measure, ...] = get_args(WhenAsked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -138,22 +138,3 @@ class Adversary:
         if self.loss == "bce":
             return F.binary_cross_entropy_with_logits(said, wanted)
         return F.mse_loss(said, wanted)
-
-
-def range_of(targets: Iterable[Float[Tensor, "b c h w"]]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Return the middle and half the width of the values per channel (width 1 where a channel is constant).
-
-    >>> import torch
-    >>> centre, scale = range_of([torch.tensor([[[[2.0, 8.0]], [[3.0, 3.0]]]])])
-    >>> centre.tolist(), scale.tolist()
-    ([5.0, 3.0], [3.0, 0.5])
-    """
-    low = high = None
-    for target in targets:
-        least, most = target.amin((0, 2, 3)).float(), target.amax((0, 2, 3)).float()
-        low = least if low is None else torch.minimum(low, least)
-        high = most if high is None else torch.maximum(high, most)
-    if low is None or high is None:
-        raise InputError("expected targets to find their range, got none")
-    width = torch.where(high > low, high - low, 1.0)
-    return (low + high) / 2, width / 2

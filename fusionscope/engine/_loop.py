@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fusionscope.errors import ModelError
-from fusionscope.nn import LearnedEnsemble, Translator, VectorHead
-from fusionscope.nn._part import pool
+from fusionscope.nn import LearnedEnsemble, Pooled, Translator, VectorHead
 
 from ._adversary import Adversary
 from ._augment import Augment
@@ -72,17 +71,14 @@ class Trainee(nn.Module):
         self.model = model
         heads: dict[str, nn.Module] = {}
         for name, channels in _channels(model).items() if auxiliary > 0 else ():
-            heads[name] = nn.Conv2d(channels, n_outputs, 1) if task == "dense" else nn.Linear(channels, n_outputs)
+            linear = nn.Sequential(Pooled(nn.Identity(), channels), nn.Linear(channels, n_outputs))
+            heads[name] = nn.Conv2d(channels, n_outputs, 1) if task == "dense" else linear
         self.heads = nn.ModuleDict(heads)
         self.task = task
 
     def forward(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
         outputs = cast(Trainable, self.model).outputs(inputs)
-        features = {name: outputs[f"{name} features"] for name in self.heads}
-        extra = [
-            head(x if self.task == "dense" else pool(x))
-            for head, x in zip(self.heads.values(), features.values(), strict=True)
-        ]
+        extra = [head(outputs[f"{name} features"]) for name, head in self.heads.items()]
         if self.task == "dense":
             size = outputs["prediction"].shape[2:]
             extra = [nn.functional.interpolate(x, size, mode="bilinear") for x in extra]

@@ -10,9 +10,15 @@ from torch import nn
 
 from fusionscope.data import DataSplits
 from fusionscope.errors import InputError
-from fusionscope.nn import Classifier, Segmenter, SequenceModel, Translator, build_model
-from fusionscope.nn._choices import serves
-from fusionscope.nn._hf import configuration, from_configuration
+from fusionscope.nn import (
+    Classifier,
+    Segmenter,
+    SequenceModel,
+    Translator,
+    build_model,
+    hf_configuration,
+    hf_from_configuration,
+)
 
 from ._config import TrainConfig
 
@@ -77,7 +83,7 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
         return {"name": "FusionNet", "task": data.task, "target_size": size, "fuse": "concat"} | common | more
     chosen: dict[str, Any] = {"encoder": config.encoder, "calibration": config.calibration}
     if config.encoder.startswith("hf:"):
-        chosen["encoder_config"] = configuration(config.encoder)
+        chosen["encoder_config"] = hf_configuration(config.encoder)
     if kind == "sequence":
         fuse = "cross_attention" if config.fuse == "auto" else config.fuse
         return {"name": "SequenceModel", "task": data.task, "fuse": fuse} | common | chosen
@@ -101,7 +107,7 @@ def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Mod
     settings = {k: v for k, v in description.items() if k not in ("name", "parameters")}
     encoder = settings.pop("encoder_config", None)
     if encoder is not None and not untrained:
-        settings["encoder"] = from_configuration(encoder)
+        settings["encoder"] = hf_from_configuration(encoder)
     if settings.get("exchange") == "none":
         settings["exchange"] = None
     if settings.get("target_size") is not None:
@@ -140,13 +146,6 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
         raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")
     if config.norm != "private" and kind == "classifier" and not config.shared:
         raise InputError(f"norm = {config.norm!r} is of a shared encoder: set shared (--shared) too, or leave norm out")
-    axes = data.axes
-    if (
-        kind in ("classifier", "sequence")
-        and len(axes) > 1
-        and not any(serves(config.encoder, a) for a in axes.values())
-    ):
-        raise InputError(f"encoder = {config.encoder!r} is for none of the modalities, whose axes are {dict(axes)}")
     if config.exchange == "channel_exchange" and config.norm in ("statistics", "shared"):
         raise InputError(
             f"exchange = 'channel_exchange' goes by each modality's own norm scales, which norm = {config.norm!r} "

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._heads import VectorHead as VectorHead
     from ._hf import HFBackbone as HFBackbone
     from ._hf import hf_backbone as hf_backbone
+    from ._hf import hf_configuration as hf_configuration
+    from ._hf import hf_from_configuration as hf_from_configuration
     from ._late import LateFusion as LateFusion
     from ._late import LearnedEnsemble as LearnedEnsemble
     from ._model import FusionNet as FusionNet
@@ -105,6 +107,8 @@ _exports = {
     "build_model": "_model",
     "detach_calibration": "_attach",
     "hf_backbone": "_hf",
+    "hf_configuration": "_hf",
+    "hf_from_configuration": "_hf",
     "resnet101": "_resnet",
     "resnet152": "_resnet",
     "resnet18": "_resnet",

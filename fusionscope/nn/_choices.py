@@ -33,7 +33,7 @@ def choices(encoder: Any, axes: Mapping[str, str]) -> dict[str, Any]:
     A backbone for maps leaves vectors and sequences at ``auto``; ``conv`` and ``transformer`` are for sequences.
 
     Raises:
-        InputError: if a name is unknown, or in a mapping not for its modality.
+        InputError: if a name is unknown, in a mapping not for its modality, or for none of several.
     """
     if isinstance(encoder, Mapping):
         unknown = [m for m in encoder if m not in axes]
@@ -47,7 +47,10 @@ def choices(encoder: Any, axes: Mapping[str, str]) -> dict[str, Any]:
             if not serves(choice, axes[m]):
                 raise InputError(f"the encoder {choice!r} does not take modality {m!r} with axes {axes[m]}")
         return found
-    return {m: encoder if serves(encoder, kind) else "auto" for m, kind in axes.items()}
+    served = {m: serves(encoder, kind) for m, kind in axes.items()}
+    if len(axes) > 1 and not any(served.values()):  # one alone may be a solo twin
+        raise InputError(f"encoder = {encoder!r} is for none of the modalities, whose axes are {dict(axes)}")
+    return {m: encoder if served[m] else "auto" for m in axes}
 
 
 def serves(choice: Any, kind: str) -> bool:

@@ -11,20 +11,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ._fuse_base import Pointwise, average, keep, projections, same_locations, total
-from ._part import channel_axis, check_features, check_present, dimensions, drop, hide, named
+from ._part import channel_axis, check_features, check_present, dimensions, hide, named
 
 
 class Concat(nn.Module):
     """Concatenate the modalities' features along the channel axis, in the order of ``modalities``.
 
     Vectors ``[B,C_m]``, sequences ``[B,T,C_m]`` and maps ``[B,C_m,H,W]`` of the same T or (H, W); ``sum_m C_m``
-    channels come out. Features of modalities that are not ``present`` are set to zero. With ``dropout = p``, while
-    training each modality of each sample is absent with probability ``p`` (never all of a sample's; what stays is not
-    rescaled): modality dropout, arXiv:1501.00102.
+    channels come out. Features of modalities that are not ``present`` are set to zero.
 
     Args:
         modalities: their names, or ``{name: channels}``, with which ``channels`` is known and checked.
-        dropout: probability of absence.
 
     Attributes:
         channels: channels of what comes out; None where only names were given.
@@ -43,7 +40,7 @@ class Concat(nn.Module):
 
     keeps_locations: ClassVar[bool] = True
 
-    def __init__(self, modalities: Mapping[str, int] | Sequence[str], dropout: float = 0.0):
+    def __init__(self, modalities: Mapping[str, int] | Sequence[str]):
         super().__init__()
         self.sizes: dict[str, int] | None = None
         self.channels: int | None = None
@@ -51,7 +48,6 @@ class Concat(nn.Module):
             self.sizes = dimensions(modalities, None, "Concat")
             self.channels = sum(self.sizes.values())
         self.modalities = named([modalities] if isinstance(modalities, str) else list(modalities), "Concat")
-        self.dropout = dropout
 
     def forward(
         self, features: dict[str, Float[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
@@ -59,14 +55,12 @@ class Concat(nn.Module):
         check_features(features, self.sizes or self.modalities, "Concat")
         check_present(present, features, "Concat")
         same_locations({m: features[m] for m in self.modalities}, "Concat")
-        if self.training and self.dropout > 0 and len(self.modalities) > 1:
-            present = drop(present, self.modalities, features[self.modalities[0]], self.dropout)
         parts = [hide(features[m], present, m) for m in self.modalities]
         return torch.cat(parts, dim=channel_axis(parts[0]))
 
     def extra_repr(self) -> str:
         names = ", ".join(f"{m}={c}" for m, c in self.sizes.items()) if self.sizes else ", ".join(self.modalities)
-        return names + (f", dropout={self.dropout}" if self.dropout else "")
+        return names
 
 
 class Sum(Pointwise):

@@ -92,8 +92,8 @@ def hf_backbone(
     return HFBackbone(backbone.train(), backbone.channels)
 
 
-def configuration(source: str) -> dict[str, Any]:
-    """Return the whole configuration of a model or model type as plain data; :func:`from_configuration` reads it.
+def hf_configuration(source: str) -> dict[str, Any]:
+    """Return the whole configuration of a model or model type as plain data; :func:`hf_from_configuration` reads it.
 
     Raises:
         InputError: if ``transformers`` is missing, or the model cannot be had.
@@ -102,7 +102,7 @@ def configuration(source: str) -> dict[str, Any]:
     return json.loads(_configured(source, {})[0].to_json_string(use_diff=False))
 
 
-def from_configuration(found: dict[str, Any]) -> Any:
+def hf_from_configuration(found: dict[str, Any]) -> Any:
     """Return the configuration of such data, for :func:`hf_backbone` to build with random weights."""
     return _transformers().CONFIG_MAPPING[found["model_type"]].from_dict(found)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
 from ._encoders import _floating
+from ._norms import ModalityNorm
 from ._part import check_features, check_present, hide
 
 
@@ -31,7 +31,9 @@ class Standardise(nn.Module):
     def __init__(self, channels: Mapping[str, int], part: str = "Standardise"):
         super().__init__()
         self.sizes, self.part = dict(channels), part
-        self.norms = nn.ModuleDict({m: RawNorm(c) for m, c in channels.items()})
+        self.norms = nn.ModuleDict(
+            {m: ModalityNorm(nn.BatchNorm2d(c, affine=False), (m,)) for m, c in channels.items()}
+        )
 
     def forward(
         self, inputs: dict[str, Shaped[Tensor, "b ..."]], present: dict[str, Bool[Tensor, " b"]] | None = None
@@ -45,15 +47,13 @@ class Standardise(nn.Module):
         check_present(present, inputs, self.part)
         result = {}
         for m, norm in self.norms.items():
-            keep = None if present is None else present.get(m)
-            result[m] = hide(norm(hide(inputs[m], present, m), keep), present, m)
+            own = {m: present[m]} if present is not None and m in present else None
+            result |= norm({m: _floating(hide(inputs[m], present, m))}, own)
         return result
 
 
 class RawNorm(nn.BatchNorm2d):
     """Maps of any unit and number type to mean 0 and variance 1 per channel: a batch norm without affine.
-
-    With ``keep``, its statistics are those of these samples. Half precision is computed in float32.
 
     >>> import torch
     >>> RawNorm(3)(torch.randint(0, 255, (2, 3, 5, 7), dtype=torch.uint8)).dtype
@@ -64,28 +64,5 @@ class RawNorm(nn.BatchNorm2d):
         super().__init__(channels, affine=False)
         self.channels = channels
 
-    def forward(
-        self, input: Shaped[Tensor, "b c h w"], keep: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
-        x = _floating(input)
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        if keep is None or not self.training:
-            return super().forward(wide).to(x.dtype)
-        mask = keep.to(x.device).view(-1, 1, 1, 1)
-        count = keep.to(x.device).sum() * (x.shape[2] * x.shape[3])
-        mean = wide.sum((0, 2, 3)) / count.clamp(min=1)
-        centred = torch.where(mask, wide - mean[:, None, None], torch.zeros((), dtype=wide.dtype, device=x.device))
-        var = centred.square().sum((0, 2, 3)) / count.clamp(min=1)
-        with torch.no_grad():
-            rate = torch.where(count > 1, float(self.momentum or 0.1), 0.0)
-            _mix(self.running_mean, mean, rate)
-            _mix(self.running_var, var * count / (count - 1).clamp(min=1), rate)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(count > 1)
-        return (centred * (var + self.eps).rsqrt()[:, None, None]).to(x.dtype)
-
-
-def _mix(running: Tensor | None, new: Tensor, rate: Tensor) -> None:
-    if running is not None:
-        # Without notice to autograd, which may hold the buffer for an earlier forward.
-        running.data.lerp_(new.to(running.dtype), rate)
+    def forward(self, input: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return super().forward(_floating(input))

@@ -9,6 +9,7 @@ from torch import nn
 from fusionscope.errors import InputError
 from fusionscope.nn import ClipEncoder, Concat, DenseHead, MapEncoder, SequenceEncoder, VectorEncoder, build_model
 from fusionscope.nn._blocks import Deltas, Residual
+from fusionscope.nn._part import drop
 
 SHAPES = {"vec": (7,), "seq": (23, 5), "map": (3, 17, 19), "clip": (5, 2, 11, 13)}
 AXES = {"vec": "NC", "seq": "NTC", "map": "NCHW", "clip": "NTCHW"}
@@ -114,22 +115,25 @@ def test_dense_head_places_subpixels():
     assert {(r // 2, c // 2) for r, c in moved} == {(1, 2)}
 
 
-def test_concat_order_present_and_dropout():
-    fuse = Concat(("b", "a"), dropout=0.5)
+def test_concat_order_and_present():
+    fuse = Concat(("b", "a"))
     features = {"a": torch.ones(999, 2, 3, 1), "b": 2 * torch.ones(999, 1, 3, 1)}
-    assert fuse.eval()(features)[0, :, 0, 0].tolist() == [2, 1, 1]
+    assert fuse(features)[0, :, 0, 0].tolist() == [2, 1, 1]
     present = {"a": torch.arange(999) % 3 != 0}
     assert (fuse(features, present)[:, 1:, 0, 0].sum(1) == 2.0 * present["a"]).all()
+
+
+def test_modality_dropout_always_leaves_one():
+    like = torch.zeros(999, 1)
     torch.manual_seed(0)
-    out = fuse.train()(features)[:, :, 0, 0]
-    kept_b, kept_a = out[:, 0] == 2, out[:, 1] == 1
-    assert (kept_a | kept_b).all()
+    kept = drop(None, ("a", "b"), like, 0.5)
+    assert (kept["a"] | kept["b"]).all()
     # each is dropped with probability 1/2, but never both: 1/4 of samples lose b only, 1/4 lose a only, the draw of
     # two drops is settled in favour of either, so 3/4 of the both-dropped half quarter each stay
-    assert 0.3 < (~kept_a).float().mean() < 0.45
-    assert 0.3 < (~kept_b).float().mean() < 0.45
-    never = fuse(features, {"b": torch.zeros(999, dtype=torch.bool)})
-    assert (never[:, 1, 0, 0] == 1).all(), "the only present modality is never dropped"
+    for m in ("a", "b"):
+        assert 0.3 < (~kept[m]).float().mean() < 0.45
+    never = drop({"b": torch.zeros(999, dtype=torch.bool)}, ("a", "b"), like, 0.5)
+    assert never["a"].all(), "the only present modality is never dropped"
 
 
 def test_unknown_and_missing_modalities():
