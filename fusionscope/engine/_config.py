@@ -24,6 +24,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Run folder to write; must be new or empty unless --overwrite."""
     overwrite: bool = False
     """Replace a run folder that already exists, with its dissection, report and solo twins."""
+    resume: bool = False
+    """Go on where a training of these settings was stopped (OUT.unfinished), to the same weights as if it had not been;
+    what is complete stays as it is, what has not begun begins."""
+    snapshot: float = 60.0
+    """Seconds between the snapshots that --resume goes on from (0: after every step). Ctrl-C makes one too."""
     modalities: tuple[str, ...] = ()
     """Train on these modalities only (default: all of the data's)."""
     model: Literal["auto", "classifier", "sequence", "segmenter", "translator"] = "auto"
@@ -67,11 +72,25 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """With --solo: train each solo twin so many times more, with seeds SEED + 2, SEED + 3, ..., written to
     OUT/solo/MODALITY-seedNUMBER; how far apart they are is the noise floor of training anew."""
     batch_size: int = 32
-    """Samples per step."""
+    """Samples per step of the optimiser, over all devices and accumulated parts together."""
+    accumulate: int = 1
+    """Parts that a device's share of a batch is computed in, one after another, to save memory."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd (with Nesterov momentum)."""
     lr: float = 2e-3
-    """Peak learning rate of AdamW, reached after a warm-up of 5 % of the steps, then cosine decay."""
+    """Peak learning rate, reached after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW, on weight matrices and kernels only."""
+    """Weight decay, on weight matrices and kernels only."""
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    """How the learning rate falls: to zero along a cosine or a line, to a tenth after 70 % of the steps, or not."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    clip: float = 0.0
+    """Largest norm of the gradient of all parameters together (0: unlimited)."""
+    ema: float = 0.0
+    """Decay per step of the moving average of the weights, which then is scored and saved, as 0.99 (0: none)."""
     width: int = 16
     """Channels of the first stage of every encoder; the deepest has four times as many (eight times in the segmenter's
     ResNet; the classifier's ResNets have their published width)."""
@@ -79,6 +98,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Dropout in the head; each encoder drops whole input channels at a quarter of this rate."""
     modality_dropout: float = 0.0
     """Probability that a modality is hidden from the fuse for a training sample."""
+    modulation: float = 0.0
+    """OGM-GE: how strongly (alpha) the gradients of the encoder that does better alone are damped (0: none)."""
+    modulation_noise: bool = True
+    """With modulation, also add noise of the gradient's own spread to the encoders (the GE of OGM-GE)."""
+    modulation_epochs: int = 0
+    """Modulate in the first so many epochs only (0: in all)."""
     label_smoothing: float = 0.0
     """Share of the target's probability that is spread over all classes."""
     auxiliary: float = 0.0
@@ -87,10 +112,16 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Strength of random shifts, stretches, gains and noise on training inputs (0: none, 1: full)."""
     flips: bool = False
     """Also mirror and turn maps by 90 degrees at random (all maps and the target of a sample alike)."""
+    sentiment: bool = False
+    """The numbers to predict are sentiments from -3 to 3: also score Acc-2, Acc-7 and F1."""
+    dynamics: bool = False
+    """Record how the modalities learn: gradients, each modality alone, gates, features; `fusionscope report` draws it."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where every epoch's row goes beside history.csv; the package must be installed."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device kind for Lightning Fabric."""
     devices: int = 1
-    """Number of devices."""
+    """Number of devices; under torchrun, what it started counts."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """Arithmetic for Lightning Fabric."""
     workers: int = 0
