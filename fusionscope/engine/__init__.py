@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._conditions import score_conditions as score_conditions
+    from ._conditions import write_conditions as write_conditions
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
     from ._folder import Run as Run
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
     from ._train import train as train
     from ._weights import load_weights as load_weights
 
-__all__ = ["Run", "TrainConfig", "load_run", "load_weights", "read_config", "train"]
+__all__ = [
+    "Run",
+    "TrainConfig",
+    "load_run",
+    "load_weights",
+    "read_config",
+    "score_conditions",
+    "train",
+    "write_conditions",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -24,6 +35,8 @@ __getattr__, __dir__ = attach(
         "load_run": "_folder",
         "load_weights": "_weights",
         "read_config": "_config",
+        "score_conditions": "_conditions",
         "train": "_train",
+        "write_conditions": "_conditions",
     },
 )

@@ -65,7 +65,7 @@ def paired_difference(
 
     >>> found = paired_difference([0.71, 0.74, 0.73, 0.75, 0.72], [0.68, 0.69, 0.71, 0.70, 0.69])
     >>> round(found.mean, 3), round(found.p, 4), found.p_sign_flip, found.n
-    (0.036, 0.0034, 0.0625, 5)
+    (0.036, 0.0039, 0.0625, 5)
     """
     x, y = (as_tensor(np.asarray(v) if isinstance(v, list | tuple) else v).detach().cpu().numpy() for v in (a, b))
     if x.ndim != 1 or x.shape != y.shape:
@@ -157,7 +157,7 @@ def mean_interval(
         error = x.std(ddof=1) / math.sqrt(n)
         low, high = (mean - error * end if math.isfinite(end) else math.nan for end in ends[::-1])
         return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else (math.nan, math.nan)
-    low, high = np.quantile(means, levels)
+    low, high = np.quantile(means, levels, method="inverted_cdf")
     factor = 1.0
     if method == "scaled":
         factor = math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha / 2, n - 1) / stats.norm.ppf(1 - alpha / 2)
