@@ -128,7 +128,9 @@ def differences_of(
                 continue
             pair = table[[variant, baseline]].to_numpy(np.float64)
             got = paired_difference(pair[:, 0], pair[:, 1], alpha=alpha, **settings)
-            lacking = [str(seed) for seed, whole in zip(table.index, np.isfinite(pair).all(1), strict=True) if not whole]
+            lacking = [
+                str(seed) for seed, whole in zip(table.index, np.isfinite(pair).all(1), strict=True) if not whole
+            ]
             rows.append(
                 dict(zip(PLACE, place, strict=True))
                 | {

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fusionscope._files import atomic_write
 from fusionscope.batch import Batch
 from fusionscope.data import CorruptionStatistics, DataSplits, corrupt, corruptions, modality_kind
 from fusionscope.dissection import fill_in
@@ -21,7 +20,6 @@ from ._folder import Run, load_run
 from ._memory import Memory, choose, remember
 from ._scores import METRIC, Scores, task_loss
 
-CONDITIONS = "conditions.csv"
 COLUMNS = ("condition", "modality", "kind", "severity", "metric", "value", "reason")
 FILLS = ("resample", "present")
 BATCH = 128
@@ -41,8 +39,7 @@ def score_conditions(
     """Score a run on its test split, clean, with each modality removed and with each corrupted.
 
     What is damaged, and how, depends on ``seed``, the data and the modality only: all runs on one data set, of whatever
-    model and training seed, see the same damaged samples, so that their differences are paired. Samples are taken in one
-    random order, since stand-ins come from the same 128 samples and test splits may be sorted by class; damage is done
+    model and training seed, see the same damaged samples, so that their differences are paired. The order is random, since stand-ins come from the same 128 samples and test splits may be sorted by class; damage is done
     on the CPU, whose random numbers are the same everywhere. Each batch is scored under all conditions while it is at
     hand.
 
@@ -80,15 +77,6 @@ def score_conditions(
             f"({run.description['data']['fingerprint']}); give the data of its config.json, or leave data out"
         )
     return _Sweep(run, data, sorted(set(severities)), seed).rows()
-
-
-def write_conditions(run_folder: str | Path, **settings: Any) -> Path:
-    """Score the run's conditions (``settings`` of :func:`score_conditions`) and write its ``conditions.csv``."""
-    path = Path(run_folder) / CONDITIONS
-    found = score_conditions(run_folder, **settings)
-    with atomic_write(path) as temporary:
-        found.to_csv(temporary, index=False)
-    return path
 
 
 class _Sweep:
