@@ -11,18 +11,20 @@ from fusionscope import __version__
 from fusionscope.errors import FusionscopeError
 
 ABOUT = """\
-usage: fusionscope [-h] [--version] {train,dissect,trace,report} ...
+usage: fusionscope [-h] [--version] {train,study,dissect,trace,report} ...
 
 See what each modality contributes to a multimodal PyTorch model.
 
 Commands (each has its own --help):
   train     train a model (an encoder per modality, concatenation, a head; or another); writes a run folder
+  study     train a grid of data sets, variants and seeds; writes a study folder
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
   trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
   report    write the HTML report of a saved dissection again
 
 Examples:
   fusionscope train --data scenes --out runs/demo
+  fusionscope study studies/utd.toml --workers 2
   fusionscope dissect runs/demo
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data my_package.data:loader --out d
   fusionscope trace --model my_package.models:build --batch my_package.data:batch
@@ -39,6 +41,28 @@ Examples:
   fusionscope train examples/leaves100.toml --out runs/leaves --seed 1
 
 A TOML file gives settings by their names below (lr = 0.001, batch_size = 16); options after it go before the file's."""
+
+STUDY = """\
+Train a grid of data sets, variants and seeds; each run has its folder, and is scored without each modality and under
+corruption too. Stopped or killed at any moment, the same command goes on; several machines may share the folder.
+
+Examples:
+  fusionscope study utd.toml --check
+  fusionscope study utd.toml --workers 2
+  fusionscope study utd.toml --only variant=concat seed=0
+  fusionscope study studies/utd --retry
+
+A study's file:
+  out = "studies/utd"
+  seeds = 5
+  [train]
+  epochs = 40
+  [data.utd]
+  data = "npz:$DATA/utd_mhad.npz?inputs=...&target=label"
+  [variants.concat]
+  fuse = "concat"
+  [variants.calibrated]
+  calibration = true"""
 
 DISSECT = """\
 Measure what each modality contributes, where modalities agree and differ; write tables and an HTML report.
@@ -68,7 +92,7 @@ Examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 2 (a message says what to mend) or 130 (interrupted)."""
+    """Run the command line; exits with 0, 1 (runs of a study failed), 2 (a message says what to mend) or 130."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         print(f"fusionscope {__version__}")
@@ -111,7 +135,7 @@ def _hang_up() -> NoReturn:
 def _parse(arguments: list[str]) -> Any:
     import tyro
 
-    from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
+    from fusionscope.cli._options import DissectOptions, ReportOptions, StudyOptions, TraceOptions
     from fusionscope.engine import TrainConfig, read_config
 
     default: Any = tyro.MISSING
@@ -123,6 +147,7 @@ def _parse(arguments: list[str]) -> Any:
         arguments = ["train", *rest]
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
+        | Annotated[StudyOptions, tyro.conf.subcommand("study", description=STUDY, prefix_name=False)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
         | Annotated[TraceOptions, tyro.conf.subcommand("trace", description=TRACE, prefix_name=False)]
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]

@@ -85,3 +85,22 @@ class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Folder that `fusionscope dissect` wrote."""
     out: str = ""
     """Path of the HTML report (default: beside the folder, under its name)."""
+
+
+class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope study``."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """TOML file of the study, or the folder of one that was begun."""
+    out: str = ""
+    """Folder of the study (default: the file's out)."""
+    workers: int = 0
+    """Processes on this machine (default: the file's workers)."""
+    only: tuple[str, ...] = ()
+    """Train some of the runs only, as variant=concat data=utd seed=0."""
+    retry: bool = False
+    """Also train what failed before."""
+    check: bool = False
+    """Try every variant on a batch of every data set, and stop."""
+    quiet: bool = False
+    """Show no progress, only what came out."""

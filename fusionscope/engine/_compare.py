@@ -39,13 +39,14 @@ class Comparison:
             modality "" is the mean over modalities.
         means: per data set, condition and variant ``mean, sd, n, low, high`` over seeds, and the ``missing`` seeds.
         differences: per data set, condition and variant other than the baseline the paired ``difference`` with
-            bootstrap interval ``low, high`` and Student's ``t_low, t_high``, ``p`` of the paired t test, ``p_corrected``
-            (Holm, over all rows of this table), ``p_sign_flip`` of the exact test, and the ``verdict``: "better",
-            "worse" or "not shown", by ``p_corrected`` and nothing else.
+            bootstrap interval ``low, high`` and Student's ``t_low, t_high``, ``p`` of the paired t test,
+            ``p_corrected`` (Holm, over all rows of this table), ``p_sign_flip`` of the exact test, and the ``verdict``:
+            "better", "worse" or "not shown", by ``p_corrected`` and nothing else.
         curves: one row per run, modality and severity: ``value``, the mean over kinds of corruption.
         robustness: per data set and variant ``relative``, ``effective``, ``mce`` and ``relative_mce``.
         missing: runs without scores (``what`` is "run"), or without those under conditions ("conditions").
         notes: what a reader must know about these tables.
+        settings: of the bootstrap, and the conditions asked for.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Comparison:
     robustness: pd.DataFrame = field(repr=False)
     missing: pd.DataFrame = field(repr=False)
     notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -94,9 +96,9 @@ def compare(
     damaged test samples), over the seeds that both have. A variant is called better or worse only if the paired t
     test's p-value, corrected by Holm's method over all comparisons of the table (data sets x conditions x variants), is
     ``alpha`` or less. With 5 seeds and 14 comparisons that takes a mean difference of 2.8 standard deviations of the
-    differences (with 10 seeds 1.2, with one comparison 1.2 and 0.7): fewer conditions and variants, chosen before looking, need less, and so do more seeds. The sign-flip
-    test stands beside it; with 5 seeds it cannot go below 0.0625. Intervals are not corrected. See
-    :func:`fusionscope.measures.functional.paired_difference` and ``mean_interval``.
+    differences (with 10 seeds 1.2, with one comparison 1.2 and 0.7): fewer conditions and variants, chosen before
+    looking, need less, and so do more seeds. The sign-flip test stands beside it; with 5 seeds it cannot go below
+    0.0625. Intervals are not corrected. See ``measures.functional.paired_difference`` and ``mean_interval``.
 
     Args:
         study: folder of the study, finished or not.
@@ -161,6 +163,7 @@ def compare(
         robustness_of(scores, curves, chosen, variants, baseline),
         results.missing,
         (*notes, *_notes(results, by_run, conditions, chosen)),
+        {"conditions": list(conditions), "method": method, "resamples": resamples, "seed": seed},
     )
 
 

@@ -197,7 +197,7 @@ def robustness_of(
 ) -> pd.DataFrame:
     """Return how much of the score corruption leaves, per data set and variant.
 
-    ``relative``: area under the curve of mean scores over severities 0 to 5, scaled to 0..1 (arXiv:2107.07502), mean and
+    ``relative``: area under the curve of mean scores over severities, scaled to 0..1 (arXiv:2107.07502), mean and
     standard deviation over seeds. ``effective``: what a variant keeps beyond a baseline that started at the same clean
     score (likewise). ``mce`` and ``relative_mce``: errors, means over seeds, in units of the baseline's
     (arXiv:1903.12261); for metrics from 0 to 1, whose error is 1 - score.

@@ -70,10 +70,8 @@ def sentences(differences: pd.DataFrame, alpha: float) -> tuple[str, ...]:
         if not parts:
             first: Any = next(rows.itertuples())
             where = condition_name(first.condition, first.modality)
-            found.append(
-                f"{variant} is not shown to differ from {baseline} on {data} under any condition at {alpha:g} ({where}: "
-                f"{told(first)})"
-            )
+            apart = f"{variant} is not shown to differ from {baseline} on {data} under any condition at {alpha:g}"
+            found.append(f"{apart} ({where}: {told(first)})")
             continue
         tail = f"; {', '.join(rest)}: not shown" if rest else ""
         found.append(f"{variant} is {', and '.join(parts)}{tail}")

@@ -39,9 +39,9 @@ def score_conditions(
     """Score a run on its test split, clean, with each modality removed and with each corrupted.
 
     What is damaged, and how, depends on ``seed``, the data and the modality only: all runs on one data set, of whatever
-    model and training seed, see the same damaged samples, so that their differences are paired. The order is random, since stand-ins come from the same 128 samples and test splits may be sorted by class; damage is done
-    on the CPU, whose random numbers are the same everywhere. Each batch is scored under all conditions while it is at
-    hand.
+    model and training seed, see the same damaged samples, so that their differences are paired. The order is random,
+    since stand-ins come from the same 128 samples and test splits may be sorted by class; damage is done on the CPU,
+    whose random numbers are the same everywhere. Each batch is scored under all conditions while it is at hand.
 
     Conditions:
         - ``clean``: the test split as it is; the main metric equals the run's ``metrics.json``.

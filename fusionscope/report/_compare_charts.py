@@ -18,7 +18,7 @@ from fusionscope.report._vega import CONFIG, chart, filled, spec_of
 FONT = "Arial, Helvetica, sans-serif"  # what converters measure must be what viewers have
 ROW, GAP, WIDTH, SMALL = 15, 12, 430, 190
 SCALE = 2.0
-PLAIN = {"grid": True, "tickCount": 6, "domain": False, "ticks": False}
+PLAIN = {"grid": True, "tickCount": 5, "labelFlush": False, "domain": False, "ticks": False}
 
 
 def charts(found: ComparisonLike) -> dict[str, dict[str, Any]]:
@@ -58,7 +58,8 @@ def _scores(found: ComparisonLike) -> dict[str, Any]:
         whiskers = whiskers.encode(x="low:Q", x2="high:Q", color=_colours(found.variants))
         middle = base.transform_filter("isValid(datum.mean)").mark_point(size=52, filled=True, opacity=1)
         middle = middle.encode(x="mean:Q", color=_colours(found.variants), shape=_shapes(found.variants))
-        panels.append(_panel(dots + whiskers + middle, data, len(order), len(found.variants)))
+        told = f"dots: seeds; marks: means with {_level(found)} intervals"
+        panels.append(_panel(dots + whiskers + middle, _title(data, told), len(order), len(found.variants)))
     return _stacked(panels, rows)
 
 
@@ -78,7 +79,12 @@ def _differences(found: ComparisonLike) -> dict[str, Any]:
         title = f"difference in {metric_name(found, data)} from {found.baseline}"
         base = chart().transform_filter(f"datum.p === {p}").encode(**_down(order, variants))
         x = alt.X("d:Q", title=title, axis=alt.Axis(**PLAIN))
-        zero = chart().mark_rule(color="var(--soft)", strokeWidth=1.2).encode(x=alt.XDatum(0, type="quantitative"))
+        zero = (
+            chart()
+            .transform_aggregate(n="count()")
+            .mark_rule(color="var(--soft)", strokeWidth=1.2)
+            .encode(x=alt.XDatum(0, type="quantitative"))
+        )
         spans = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.8)
         spans = spans.encode(x="low:Q", x2="high:Q", color=_colours(found.variants, variants))
         points = base.transform_filter("isValid(datum.d)").mark_point(size=58, strokeWidth=1.8, opacity=1)
@@ -89,7 +95,8 @@ def _differences(found: ComparisonLike) -> dict[str, Any]:
             alt.value("#ffffff"),
         )
         points = points.encode(x=x, stroke=edge, fill=inside, shape=_shapes(found.variants, variants))
-        panels.append(_panel(zero + spans + points, data, len(order), len(variants)))
+        told = f"{_level(found)} intervals; filled: shown after correction for all comparisons; hollow: not shown"
+        panels.append(_panel(zero + spans + points, _title(data, told), len(order), len(variants)))
     return _stacked(panels, rows)
 
 
@@ -104,7 +111,8 @@ def _robustness(found: ComparisonLike) -> dict[str, Any]:
             p = len(lines) * 100 + len(panels)
             mine = here[here["modality"] == modality]
             for row in mine.itertuples():
-                rows.append({"p": p, "V": row.variant, "x": row.severity, "seed": _plain(row.value)})
+                aside = 0.08 * (found.variants.index(row.variant) - (len(found.variants) - 1) / 2)
+                rows.append({"p": p, "V": row.variant, "x": row.severity + aside, "seed": _plain(row.value)})
             for (variant, severity), value in mine.groupby(["variant", "severity"], sort=False)["value"].mean().items():
                 rows.append({"p": p, "V": variant, "x": severity, "mean": _plain(value)})
             title = f"{data}: {modality + ' corrupted' if modality else 'mean over modalities'}"
@@ -120,7 +128,7 @@ def _robustness(found: ComparisonLike) -> dict[str, Any]:
 def _curves(found: ComparisonLike, data: str, p: int, title: str, first: bool) -> Any:
     base = chart().transform_filter(f"datum.p === {p}")
     ticks = alt.Axis(values=[0, 1, 2, 3, 4, 5], format="d", grid=False)
-    x = alt.X("x:Q", title="severity", axis=ticks, scale=alt.Scale(domain=[0, 5], nice=False, padding=8))
+    x = alt.X("x:Q", title="severity", axis=ticks, scale=alt.Scale(domain=[-0.2, 5.2], nice=False))
     y = alt.Y("mean:Q", title=metric_name(found, data) if first else None, scale=alt.Scale(zero=False))
     y = y.axis(alt.Axis(tickCount=5, domain=False, ticks=False))
     dots = base.transform_filter("isValid(datum.seed)").mark_circle(size=14, opacity=0.35)
@@ -145,12 +153,13 @@ def _down(order: Sequence[str], variants: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _panel(layers: Any, title: str, conditions: int, variants: int) -> Any:
-    return layers.properties(width=WIDTH, height=conditions * (variants * ROW + GAP), title=_title(title))
+def _panel(layers: Any, title: Any, conditions: int, variants: int) -> Any:
+    return layers.properties(width=WIDTH, height=conditions * (variants * ROW + GAP), title=title)
 
 
-def _title(text: str) -> Any:
-    return alt.TitleParams(text, anchor="start", fontSize=12.5, fontWeight=600, color="var(--ink)", offset=10)
+def _title(text: str, below: str = "") -> Any:
+    more: dict[str, Any] = {"subtitle": below, "subtitleFontSize": 11, "subtitleColor": "var(--soft)"} if below else {}
+    return alt.TitleParams(text, **more, anchor="start", fontSize=12.5, fontWeight=600, color="var(--ink)", offset=10)
 
 
 def _scale(variants: Sequence[str], look: Any, shown: Sequence[str] | None = None) -> Any:
@@ -159,7 +168,7 @@ def _scale(variants: Sequence[str], look: Any, shown: Sequence[str] | None = Non
 
 
 def _legend() -> Any:
-    return alt.Legend(orient="top", title=None, columns=6, symbolSize=60, labelLimit=220)
+    return alt.Legend(orient="top", title=None, columns=6, symbolSize=60, symbolOpacity=1, labelLimit=220)
 
 
 def _colours(variants: Sequence[str], shown: Sequence[str] | None = None) -> Any:
@@ -175,6 +184,10 @@ def _stacked(panels: Sequence[Any], rows: list[dict[str, Any]]) -> dict[str, Any
         return {}
     whole = alt.vconcat(*panels, spacing=28).resolve_scale(color="shared", shape="shared")
     return filled(spec_of(whole), rows)
+
+
+def _level(found: ComparisonLike) -> str:
+    return f"{100 * (1 - found.alpha):g} %"
 
 
 def _plain(value: Any) -> float | None:
