@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fusionscope._files import writable_parent
+from fusionscope.cli._compare import compare_variants
 from fusionscope.cli._function import call_function
-from fusionscope.cli._options import DissectOptions, ReportOptions, StudyOptions, TraceOptions
+from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, StudyOptions, TraceOptions
 from fusionscope.cli._study import study
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
@@ -21,7 +22,7 @@ from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import InputError
 
 
-def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | StudyOptions) -> None:
+def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | StudyOptions | CompareOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
         print(f"run folder: {train(options)}")
@@ -32,6 +33,8 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | S
         trace_model(options)
     elif isinstance(options, StudyOptions):
         study(options)
+    elif isinstance(options, CompareOptions):
+        compare_variants(options)
     else:
         folder = Path(options.folder)
         print(f"report: {load(folder).report(_report_path(options.out, folder)).resolve()}")

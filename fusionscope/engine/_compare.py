@@ -11,7 +11,7 @@ import pandas as pd
 
 from fusionscope.errors import InputError, did_you_mean
 
-from ._compare_read import Results, read_results
+from ._compare_read import Results, read_results, records
 from ._compare_tables import (
     CONDITIONS,
     LOWER_IS_BETTER,
@@ -189,7 +189,7 @@ def _notes(results: Results, by_run: pd.DataFrame, conditions: Sequence[str], me
         rows = missing[missing["what"] == what]
         if what == "conditions" and not {"removal", "corruption"} & set(conditions):
             continue
-        names = [f"{r.data}/{r.variant}/seed-{r.seed} ({r.state})" for r in rows.itertuples()]
+        names = [f"{r.data}/{r.variant}/seed-{r.seed} ({r.state})" for r in records(rows)]
         if names:
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             notes.append(f"{text}: {', '.join(names[:6])}{more}")
@@ -205,6 +205,6 @@ def _notes(results: Results, by_run: pd.DataFrame, conditions: Sequence[str], me
             if len(here) and here["value"].isna().all():
                 reasons = list(dict.fromkeys(reason for reason in here["reason"] if reason))
                 notes.append(f"{data}: no score under {condition}: {'; '.join(reasons[:2]) or 'no run has a value'}")
-    single = by_run.groupby("data")["seed"].nunique()
-    notes += [f"{data}: one seed only, which says nothing about the spread" for data in single.index[single == 1]]
-    return notes
+    single: Any = by_run.groupby("data")["seed"].nunique()
+    few = [data for data, seeds in single.items() if seeds == 1]
+    return notes + [f"{data}: one seed only, which says nothing about the spread" for data in few]

@@ -111,3 +111,13 @@ def _conditions(path: Path) -> pd.DataFrame | None:
     if lacks:
         raise FileError(f"{path} is damaged: no column {lacks[0]}; remove it and run the study again to score anew")
     return table.assign(value=values, severity=table["severity"].astype(float))
+
+
+def records(table: Any) -> list[Any]:
+    """Return the rows of a table, each with its columns as attributes."""
+    return list(table.itertuples(index=False))
+
+
+def groups(table: Any, by: Any) -> list[tuple[Any, Any]]:
+    """Return the parts of a table with the values they share, in the order they came in."""
+    return list(table.groupby(by, sort=False))

@@ -18,7 +18,7 @@ from fusionscope.measures.functional import (
     relative_corruption_error,
 )
 
-from ._compare_read import CELL, MAIN_FILL
+from ._compare_read import CELL, MAIN_FILL, groups
 
 CONDITIONS = ("clean", "removal", "corruption")
 LOWER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse", "ece", "brier", "nll"})
@@ -33,10 +33,10 @@ def conditions_of(scores: pd.DataFrame, metric: Mapping[str, str]) -> pd.DataFra
     modality "" is the mean over all modalities. With one modality there is no row for it beside the mean.
     """
     rows: list[dict[str, Any]] = []
-    for data, found in scores.groupby("data", sort=False):
+    for data, found in groups(scores, "data"):
         name = metric[str(data)]
         mine = found[found["metric"] == name]
-        for run, clean in mine[mine["condition"] == "clean"].groupby(CELL, sort=False):
+        for run, clean in groups(mine[mine["condition"] == "clean"], CELL):
             rows.append(_row(run, "clean", "", name, float(clean["value"].iloc[0])))
         for condition in CONDITIONS[1:]:
             by_modality = _by_modality(_rows_of(mine, condition))
@@ -65,7 +65,7 @@ def _by_modality(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Return per modality a series over the runs, NaN where a run has no value."""
     found: dict[str, pd.Series] = {}
     runs = pd.MultiIndex.from_frame(rows[CELL].drop_duplicates())
-    for modality, part in rows.groupby("modality", sort=False):
+    for modality, part in groups(rows, "modality"):
         cells = _common(part)
         found[str(modality)] = cells.mean(axis=1).reindex(runs) if cells.shape[1] else pd.Series(math.nan, index=runs)
     return found
@@ -85,7 +85,7 @@ def means_of(
 ) -> pd.DataFrame:
     """Return mean, standard deviation and bootstrap interval over seeds, per data set, condition and variant."""
     rows = []
-    for place, found in conditions.groupby(PLACE, sort=False):
+    for place, found in groups(conditions, PLACE):
         for variant in variants:
             mine = found[(found["variant"] == variant)].set_index("seed")["value"].dropna()
             values = mine.to_numpy(np.float64)
@@ -120,7 +120,7 @@ def differences_of(
 ) -> pd.DataFrame:
     """Return each variant's paired difference from the baseline, with p-values corrected over the whole table."""
     rows = []
-    for place, found in conditions.groupby(PLACE, sort=False):
+    for place, found in groups(conditions, PLACE):
         table = found.pivot_table(index="seed", columns="variant", values="value", dropna=False)
         table = table.reindex(index=list(expected[place[0]]), columns=list(variants))
         for variant in variants:
@@ -170,7 +170,7 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def curves_of(scores: pd.DataFrame, metric: Mapping[str, str]) -> pd.DataFrame:
     """Return each run's score by severity, the mean over kinds, per modality and ("") over modalities; 0 is clean."""
     rows: list[dict[str, Any]] = []
-    for data, found in scores.groupby("data", sort=False):
+    for data, found in groups(scores, "data"):
         mine = found[found["metric"] == metric[str(data)]]
         clean = mine[mine["condition"] == "clean"].groupby(CELL, sort=False)["value"].first()
         by_modality: dict[str, pd.DataFrame] = {}
@@ -186,9 +186,10 @@ def curves_of(scores: pd.DataFrame, metric: Mapping[str, str]) -> pd.DataFrame:
         for modality, table in shown.items():
             table = table.dropna(how="all").dropna(axis=1, how="all")
             table.insert(0, 0.0, clean.reindex(table.index))
-            for run, values in table.iterrows():
+            for run, values in zip(table.index.to_list(), table.to_numpy(np.float64), strict=True):
                 place = dict(zip(CELL, run, strict=True)) | {"modality": modality, "metric": metric[str(data)]}
-                rows += [place | {"severity": int(s), "value": float(v)} for s, v in values.items()]
+                levels = zip(table.columns.to_list(), values, strict=True)
+                rows += [place | {"severity": int(s), "value": float(v)} for s, v in levels]
     return pd.DataFrame(rows, columns=[*CELL, "modality", "metric", "severity", "value"])
 
 
@@ -203,7 +204,7 @@ def robustness_of(
     (arXiv:1903.12261); for metrics from 0 to 1, whose error is 1 - score.
     """
     rows = []
-    for data, found in curves[curves["modality"] == ""].groupby("data", sort=False):
+    for data, found in groups(curves[curves["modality"] == ""], "data"):
         by_seed = found.pivot_table(index=["variant", "seed"], columns="severity", values="value")
         levels = by_seed.columns.to_numpy(np.float64)
         middle = by_seed.groupby(level="variant").mean()
@@ -247,7 +248,7 @@ def _errors(scores: pd.DataFrame, metric: str) -> dict[str, tuple[dict[str, list
     clean = (1 - mine[mine["condition"] == "clean"].groupby("variant")["value"].mean()).to_dict()
     for variant, row in cells.iterrows():
         kinds: dict[str, list[float]] = {}
-        for (modality, kind, _), value in row.items():  # ty: ignore[not-iterable]
+        for (modality, kind, _), value in row.items():
             kinds.setdefault(f"{modality} {kind}", []).append(float(value))
         found[str(variant)] = kinds, float(clean[variant])
     return found

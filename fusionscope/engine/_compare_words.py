@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from ._compare_read import groups, records
+
 
 def condition_name(condition: str, modality: str) -> str:
     """Name a condition.
@@ -56,19 +58,17 @@ def told(row: Any) -> str:
 def sentences(differences: pd.DataFrame, alpha: float) -> tuple[str, ...]:
     """Return one sentence per data set and variant: what is shown first, then what is not."""
     found = []
-    for (data, variant), rows in differences.groupby(["data", "variant"], sort=False):
+    for (data, variant), rows in groups(differences, ["data", "variant"]):
         baseline = rows["baseline"].iloc[0]
         parts = []
         for verdict in ("better", "worse"):
-            shown = [r for r in rows.itertuples() if r.verdict == verdict]
+            shown = [r for r in records(rows) if r.verdict == verdict]
             if shown:
                 listed = "; ".join(f"{condition_name(str(r.condition), str(r.modality))}: {told(r)}" for r in shown)
                 parts.append(f"{verdict} than {baseline} on {data}, {listed}")
-        rest = [
-            condition_name(str(r.condition), str(r.modality)) for r in rows.itertuples() if r.verdict == "not shown"
-        ]
+        rest = [condition_name(str(r.condition), str(r.modality)) for r in records(rows) if r.verdict == "not shown"]
         if not parts:
-            first: Any = next(rows.itertuples())
+            first = records(rows)[0]
             where = condition_name(first.condition, first.modality)
             apart = f"{variant} is not shown to differ from {baseline} on {data} under any condition at {alpha:g}"
             found.append(f"{apart} ({where}: {told(first)})")

@@ -116,7 +116,7 @@ class _Sweep:
         rows = []
         for condition in self.conditions:
             reason = self.reasons.get(condition, "")
-            found: Mapping[str, Any] = {} if reason else self.scores[condition].compute()
+            found: Any = {} if reason else self.scores[condition].compute()
             for metric in (METRIC[self.data.task], "loss"):
                 value = float(found.get(metric, float("nan")))
                 rows.append((*condition, metric, value, reason or ("" if value == value else "it is not a number")))

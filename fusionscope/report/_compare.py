@@ -11,7 +11,7 @@ from typing import Any
 from fusionscope._files import atomic_folder
 from fusionscope.errors import FileError, InputError, did_you_mean
 from fusionscope.report._compare_charts import charts, rendered
-from fusionscope.report._compare_tables import explanation, latex, markdown, sheets
+from fusionscope.report._compare_tables import comparison_sheets, explanation, latex, markdown
 from fusionscope.report._compare_view import ComparisonLike
 
 FORMATS = ("svg", "png", "pdf")
@@ -87,9 +87,9 @@ def _about(found: ComparisonLike) -> dict[str, Any]:
 def _markdown(found: ComparisonLike) -> str:
     said = [f"- {line}" for line in (*found.sentences, *found.notes)]
     blocks = [f"# {', '.join(found.variants)} on {', '.join(found.data)}", "\n".join(said)]
-    return "\n\n".join([*blocks, *map(markdown, sheets(found)), *explanation(found)]) + "\n"
+    return "\n\n".join([*blocks, *map(markdown, comparison_sheets(found)), *explanation(found)]) + "\n"
 
 
 def _latex(found: ComparisonLike) -> str:
     said = [f"% {line}" for line in (*found.sentences, *found.notes)]
-    return "\n".join([r"% \usepackage{booktabs}", *said, "", *map(latex, sheets(found))]) + "\n"
+    return "\n".join([r"% \usepackage{booktabs}", *said, "", *map(latex, comparison_sheets(found))]) + "\n"

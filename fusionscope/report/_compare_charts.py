@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from fusionscope.report._compare_names import condition_name, metric_name
+from fusionscope.report._compare_names import condition_name, metric_name, records
 from fusionscope.report._compare_view import ComparisonLike
 from fusionscope.report._palette import colour, resolved, shape
 from fusionscope.report._vega import CONFIG, chart, filled, spec_of
@@ -18,7 +18,7 @@ from fusionscope.report._vega import CONFIG, chart, filled, spec_of
 FONT = "Arial, Helvetica, sans-serif"  # what converters measure must be what viewers have
 ROW, GAP, WIDTH, SMALL = 15, 12, 430, 190
 SCALE = 2.0
-PLAIN = {"grid": True, "tickCount": 5, "labelFlush": False, "domain": False, "ticks": False}
+PLAIN: dict[str, Any] = {"grid": True, "tickCount": 5, "labelFlush": False, "domain": False, "ticks": False}
 
 
 def charts(found: ComparisonLike) -> dict[str, dict[str, Any]]:
@@ -44,10 +44,10 @@ def _scores(found: ComparisonLike) -> dict[str, Any]:
     for p, data in enumerate(found.data):
         means = found.means[found.means["data"] == data]
         order = _order(means)
-        for row in means.itertuples():
+        for row in records(means):
             place = {"p": p, "C": condition_name(row.condition, row.modality), "V": row.variant}
             rows.append(place | {"mean": _plain(row.mean), "low": _plain(row.low), "high": _plain(row.high)})
-        for row in found.conditions[found.conditions["data"] == data].itertuples():
+        for row in records(found.conditions[found.conditions["data"] == data]):
             place = {"p": p, "C": condition_name(row.condition, row.modality), "V": row.variant}
             rows.append(place | {"seed": _plain(row.value)})
         base = chart().transform_filter(f"datum.p === {p}").encode(**_down(order, found.variants))
@@ -72,7 +72,7 @@ def _differences(found: ComparisonLike) -> dict[str, Any]:
         order = _order(table)
         if not len(table):
             continue
-        for row in table.itertuples():
+        for row in records(table):
             place = {"p": p, "C": condition_name(row.condition, row.modality), "V": row.variant}
             numbers = {"d": _plain(row.difference), "low": _plain(row.low), "high": _plain(row.high)}
             rows.append(place | numbers | {"shown": row.verdict != "not shown"})
@@ -110,7 +110,7 @@ def _robustness(found: ComparisonLike) -> dict[str, Any]:
         for modality in dict.fromkeys(here["modality"]):
             p = len(lines) * 100 + len(panels)
             mine = here[here["modality"] == modality]
-            for row in mine.itertuples():
+            for row in records(mine):
                 aside = 0.08 * (found.variants.index(row.variant) - (len(found.variants) - 1) / 2)
                 rows.append({"p": p, "V": row.variant, "x": row.severity + aside, "seed": _plain(row.value)})
             for (variant, severity), value in mine.groupby(["variant", "severity"], sort=False)["value"].mean().items():
@@ -141,7 +141,7 @@ def _curves(found: ComparisonLike, data: str, p: int, title: str, first: bool) -
 
 
 def _order(table: Any) -> list[str]:
-    return list(dict.fromkeys(condition_name(r.condition, r.modality) for r in table.itertuples()))
+    return list(dict.fromkeys(condition_name(r.condition, r.modality) for r in records(table)))
 
 
 def _down(order: Sequence[str], variants: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from fusionscope.report._compare_view import ComparisonLike
 
@@ -57,3 +58,13 @@ def p_value(p: float) -> str:
     if not math.isfinite(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def records(table: Any) -> list[Any]:
+    """Return the rows of a table, each with its columns as attributes."""
+    return list(table.itertuples(index=False))
+
+
+def groups(table: Any, by: Any) -> list[tuple[Any, Any]]:
+    """Return the parts of a table with the values they share, in the order they came in."""
+    return list(table.groupby(by, sort=False))

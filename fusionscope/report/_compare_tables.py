@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusionscope.report._compare_names import condition_name, digits, metric_name, number, p_value
+from fusionscope.report._compare_names import condition_name, digits, groups, metric_name, number, p_value, records
 from fusionscope.report._compare_view import ComparisonLike
 
 TEX = {
@@ -49,19 +49,19 @@ class Sheet:
     names: int = 1
 
 
-def sheets(found: ComparisonLike) -> list[Sheet]:
-    """Return for each data set the means and, where there are several variants, the differences."""
+def comparison_sheets(found: ComparisonLike, *, differences: bool = True) -> list[Sheet]:
+    """Return the tables for a reader: per data set the means and the differences, then robustness."""
     made = []
     for data in found.data:
-        made.append(means(found, data))
-        if len(found.differences):
-            made.append(differences(found, data))
+        made.append(means_sheet(found, data))
+        if differences and len(found.differences):
+            made.append(differences_sheet(found, data))
     if len(found.robustness):
-        made.append(robustness(found))
+        made.append(robustness_sheet(found))
     return made
 
 
-def means(found: ComparisonLike, data: str) -> Sheet:
+def means_sheet(found: ComparisonLike, data: str) -> Sheet:
     """Return conditions down and variants across, mean ± standard deviation; bold is what is shown to be best."""
     table = found.means[found.means["data"] == data]
     most = int(table["n"].max()) if len(table) else 0
@@ -70,7 +70,7 @@ def means(found: ComparisonLike, data: str) -> Sheet:
         best = _best(found, data, rows)
         cells = [Cell(condition_name(*place))]
         for variant in found.variants:
-            row: Any = next(r for r in rows.itertuples() if r.variant == variant)
+            row = next(r for r in records(rows) if r.variant == variant)
             spread = f" ± {number(row.sd, digits(row.mean))}" if math.isfinite(row.sd) else ""
             less = f" (n = {row.n})" if 0 < row.n < most else ""
             cells.append(Cell(f"{number(row.mean, digits(row.mean))}{spread}{less}", variant == best))
@@ -82,11 +82,11 @@ def means(found: ComparisonLike, data: str) -> Sheet:
     return Sheet(caption, ("Condition", *found.variants), tuple(body))
 
 
-def differences(found: ComparisonLike, data: str) -> Sheet:
+def differences_sheet(found: ComparisonLike, data: str) -> Sheet:
     """Return each difference from the baseline with its interval, its tests and the verdict."""
     table = found.differences[found.differences["data"] == data]
     body = []
-    for row in table.itertuples():
+    for row in records(table):
         name = condition_name(row.condition, row.modality)
         places = max(digits(row.difference), 3 if abs(row.difference) < 1 else 2)
         span = f"[{number(row.low, places, True)}, {number(row.high, places, True)}]"
@@ -108,10 +108,10 @@ def differences(found: ComparisonLike, data: str) -> Sheet:
     return Sheet(caption, head, tuple(body), names=2)
 
 
-def robustness(found: ComparisonLike) -> Sheet:
+def robustness_sheet(found: ComparisonLike) -> Sheet:
     """Return what corruption leaves of each variant's score."""
     body = []
-    for row in found.robustness.itertuples():
+    for row in records(found.robustness):
         numbers = (number(getattr(row, name), 3) for name in ("effective", "mce", "relative_mce"))
         spread = f" ± {number(row.sd, 3)}" if math.isfinite(row.sd) else ""
         texts = (row.data, row.variant, number(row.relative, 3) + spread, *numbers)
@@ -188,9 +188,9 @@ def escape_tex(text: str) -> str:
 def _best(found: ComparisonLike, data: str, rows: Any) -> str:
     """Return the variant with the best mean if it is shown: better than the baseline, or all others worse than it."""
     known = rows.dropna(subset=["mean"])
-    first: Any = next(known.itertuples(), None)
-    if first is None or not len(found.differences):
+    if not len(known) or not len(found.differences):
         return ""
+    first = records(known)[0]
     less = first.metric in found.lower_is_better
     best = str(known.loc[known["mean"].idxmin() if less else known["mean"].idxmax(), "variant"])
     here = found.differences
@@ -202,7 +202,7 @@ def _best(found: ComparisonLike, data: str, rows: Any) -> str:
 
 
 def _by_condition(table: Any) -> list[tuple[tuple[str, str], Any]]:
-    return list(table.groupby(["condition", "modality"], sort=False))
+    return groups(table, ["condition", "modality"])
 
 
 def _line(cells: Any) -> str:
@@ -225,8 +225,8 @@ def explanation(found: ComparisonLike) -> Sequence[str]:
         "and severities. Means over modalities give each the same weight.",
         f"Differences are paired: each variant's score minus {found.baseline}'s of the same seed. The interval in "
         f"brackets is a bootstrap over seeds at {level}, for each comparison alone; p is the paired t test's, "
-        f"corrected by Holm's method for {tests} comparisons. A verdict needs a corrected p of {found.alpha:g} or less. The "
-        f"sign-flip test assumes less and, with the seeds here, cannot go below {smallest}.",
+        f"corrected by Holm's method for {tests} comparisons; a verdict needs {found.alpha:g} or less. "
+        f"The sign-flip test assumes less and, with the seeds here, cannot go below {smallest}.",
         f"Robustness: relative, the area under the curve over severities; effective, what is kept beyond "
         f"{found.baseline} moved to the same clean score; mCE and relative mCE, errors in units of {found.baseline}'s.",
     )
