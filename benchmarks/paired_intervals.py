@@ -1,6 +1,6 @@
 """Coverage of the intervals of a mean difference over few seeds, by simulation: which bootstrap to trust.
 
-python benchmarks/paired_intervals.py [--simulations 4000]
+python benchmarks/paired_intervals.py [--simulations 4000] [--pairs 3 5]
 
 For 2 to 20 pairs and four distributions of the differences: the share of intervals at 95 % that hold the true mean, and
 in brackets their median width in units of Student's. "none" where the interval is unbounded. The standard error of a
@@ -30,9 +30,10 @@ DISTRIBUTIONS: dict[str, Draw] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--simulations", type=int, default=4000)
-    simulations = parser.parse_args().simulations
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 3, 5, 10, 20])
+    simulations, pairs = (getattr(parser.parse_args(), name) for name in ("simulations", "pairs"))
     print(f"{'pairs':>5}  {'differences':<22}" + "".join(f"  {name:<14}" for name in (*METHODS, "t")))
-    for n in (2, 3, 5, 10, 20):
+    for n in pairs:
         for name, draw in DISTRIBUTIONS.items():
             rng = np.random.default_rng(n)
             found: dict[str, list[tuple[bool, float]]] = {method: [] for method in (*METHODS, "t")}

@@ -45,7 +45,7 @@ def show(found: Comparison, console: Console) -> None:
     if tests:
         console.print(
             Text(
-                f"(p: paired t tests over seeds, corrected by Holm's method for {tests} comparisons; brackets: bootstrap "
-                f"intervals at {100 * (1 - found.alpha):g} %, each for itself)"
+                f"(p: paired t tests over seeds, corrected by Holm's method for {tests} comparisons; brackets: "
+                f"bootstrap intervals at {100 * (1 - found.alpha):g} %, each for itself)"
             )
         )

@@ -6,31 +6,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from fusionscope.errors import FileError
 
-CONDITIONS = "conditions.csv"
+from ._study import StudyRun
+
 MAIN_FILL = "resample"
 CELL = ["data", "variant", "seed"]
 COLUMNS = [*CELL, "condition", "modality", "kind", "severity", "metric", "value", "reason"]
-
-
-class Cell(Protocol):
-    """One run of the grid."""
-
-    @property
-    def data(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def state(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class Results:
     metric: dict[str, str]
 
 
-def read_results(cells: Iterable[Cell]) -> Results:
+def read_results(cells: Iterable[StudyRun]) -> Results:
     """Read every run that is finished.
 
     Raises:
@@ -70,7 +56,7 @@ def read_results(cells: Iterable[Cell]) -> Results:
             raise FileError(f"{cell.folder / 'metrics.json'} is damaged: {error}") from error
         clean = pd.DataFrame({"metric": list(plain), "value": list(plain.values())})
         tables.append(clean.assign(condition="clean", modality="", kind="", severity=0, reason="", **_place(place)))
-        conditions = _conditions(cell.folder / CONDITIONS)
+        conditions = _conditions(cell.conditions)
         if conditions is None:
             missing.append((*place, cell.state, "conditions"))
         else:

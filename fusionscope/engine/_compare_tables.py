@@ -86,12 +86,12 @@ def means_of(
     """Return mean, standard deviation and bootstrap interval over seeds, per data set, condition and variant."""
     rows = []
     for place, found in groups(conditions, PLACE):
+        known = {run: value for run, value in _values(found).items() if math.isfinite(value)}
         for variant in variants:
-            mine = found[(found["variant"] == variant)].set_index("seed")["value"].dropna()
-            values = mine.to_numpy(np.float64)
+            values = np.array([value for (name, _), value in known.items() if name == variant])
             n = len(values)
             low, high = mean_interval(values, **settings)
-            missing = [seed for seed in expected[place[0]] if seed not in mine.index]
+            missing = [seed for seed in expected[place[0]] if (variant, seed) not in known]
             rows.append(
                 dict(zip(PLACE, place, strict=True))
                 | {
@@ -121,16 +121,14 @@ def differences_of(
     """Return each variant's paired difference from the baseline, with p-values corrected over the whole table."""
     rows = []
     for place, found in groups(conditions, PLACE):
-        table = found.pivot_table(index="seed", columns="variant", values="value", dropna=False)
-        table = table.reindex(index=list(expected[place[0]]), columns=list(variants))
+        values = _values(found)
         for variant in variants:
             if variant == baseline:
                 continue
-            pair = table[[variant, baseline]].to_numpy(np.float64)
-            got = paired_difference(pair[:, 0], pair[:, 1], alpha=alpha, **settings)
-            lacking = [
-                str(seed) for seed, whole in zip(table.index, np.isfinite(pair).all(1), strict=True) if not whole
-            ]
+            seeds = expected[place[0]]
+            pair = np.array([[values.get((v, seed), math.nan) for seed in seeds] for v in (variant, baseline)])
+            got = paired_difference(pair[0], pair[1], alpha=alpha, **settings)
+            lacking = [str(seed) for seed, whole in zip(seeds, np.isfinite(pair).all(0), strict=True) if not whole]
             rows.append(
                 dict(zip(PLACE, place, strict=True))
                 | {
@@ -157,6 +155,11 @@ def differences_of(
     words = np.where(signs > 0, "better", "worse")
     table.insert(list(table).index("missing"), "verdict", np.where(corrected <= alpha, words, "not shown"))
     return table
+
+
+def _values(rows: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """Return the values of one condition by variant and seed."""
+    return dict(zip(zip(rows["variant"], rows["seed"], strict=True), rows["value"], strict=True))
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -68,7 +68,7 @@ def sentences(differences: pd.DataFrame, alpha: float) -> tuple[str, ...]:
                 parts.append(f"{verdict} than {baseline} on {data}, {listed}")
         rest = [condition_name(str(r.condition), str(r.modality)) for r in records(rows) if r.verdict == "not shown"]
         if not parts:
-            first = records(rows)[0]
+            first = next((r for r in records(rows) if math.isfinite(r.difference)), records(rows)[0])
             where = condition_name(first.condition, first.modality)
             apart = f"{variant} is not shown to differ from {baseline} on {data} under any condition at {alpha:g}"
             found.append(f"{apart} ({where}: {told(first)})")

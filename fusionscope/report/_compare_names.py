@@ -46,7 +46,7 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
     """
     if not math.isfinite(value):
         return "–"
-    return f"{value:{'+' if sign else ''}.{decimals}f}"
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"  # + 0.0: never -0.000
 
 
 def p_value(p: float) -> str:

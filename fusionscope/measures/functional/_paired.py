@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int, Num
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from fusionscope.errors import InputError, did_you_mean
 
@@ -90,8 +90,8 @@ def paired_difference(
         flips = 1.0 if alike else 2.0 ** (1 - n)
         return PairedDifference(mean, 0.0, n, *[math.nan] * 4, 1.0 if alike else math.nan, flips, words)
     error = sd / math.sqrt(n)
-    reach = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    reach = float(stdtrit(n - 1, 1 - alpha / 2)) * error
+    p = float(2 * stdtr(n - 1, -abs(mean) / error))
     words = "" if math.isfinite(low) and math.isfinite(high) else f"too few pairs for a {method} bootstrap interval"
     return PairedDifference(mean, sd, n, low, high, mean - reach, mean + reach, p, sign_flip_test(d), words)
 
@@ -160,7 +160,7 @@ def mean_interval(
     low, high = np.quantile(means, levels, method="inverted_cdf")
     factor = 1.0
     if method == "scaled":
-        factor = math.sqrt(n / (n - 1)) * stats.t.ppf(1 - alpha / 2, n - 1) / stats.norm.ppf(1 - alpha / 2)
+        factor = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, 1 - alpha / 2) / ndtri(1 - alpha / 2))
     return float(mean + (low - mean) * factor), float(mean + (high - mean) * factor)
 
 
