@@ -20,6 +20,7 @@ from ._compare_tables import (
     differences_of,
     means_of,
     robustness_of,
+    rows_of,
 )
 from ._compare_words import sentences
 from ._study_folder import load_study
@@ -196,7 +197,7 @@ def _notes(results: Results, by_run: pd.DataFrame, conditions: Sequence[str], me
     for data, name in metric.items():
         rows = results.scores[results.scores["data"] == data]
         for condition in (c for c in conditions if c != "clean"):
-            here = rows[rows["condition"] == condition]
+            here = rows_of(rows, condition)
             if len(here) and name not in set(here["metric"]):
                 known = ", ".join(dict.fromkeys(here["metric"]))
                 notes.append(f"{data}: under {condition} there are {known} only, not {name}")

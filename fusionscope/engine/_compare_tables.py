@@ -39,7 +39,7 @@ def conditions_of(scores: pd.DataFrame, metric: Mapping[str, str]) -> pd.DataFra
         for run, clean in groups(mine[mine["condition"] == "clean"], CELL):
             rows.append(_row(run, "clean", "", name, float(clean["value"].iloc[0])))
         for condition in CONDITIONS[1:]:
-            by_modality = _by_modality(_rows_of(mine, condition))
+            by_modality = _by_modality(rows_of(mine, condition))
             whole = pd.DataFrame(by_modality)
             if whole.empty:
                 continue
@@ -56,7 +56,8 @@ def _row(run: Any, condition: str, modality: str, metric: str, value: float) -> 
     return place | {"condition": condition, "modality": modality, "metric": metric, "value": value}
 
 
-def _rows_of(scores: pd.DataFrame, condition: str) -> pd.DataFrame:
+def rows_of(scores: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Return the rows of a condition; of removal those of the main stand-in."""
     found = scores[scores["condition"] == condition]
     return found[found["kind"] == MAIN_FILL] if condition == "removal" else found
 
@@ -177,7 +178,7 @@ def curves_of(scores: pd.DataFrame, metric: Mapping[str, str]) -> pd.DataFrame:
         mine = found[found["metric"] == metric[str(data)]]
         clean = mine[mine["condition"] == "clean"].groupby(CELL, sort=False)["value"].first()
         by_modality: dict[str, pd.DataFrame] = {}
-        for modality, part in _rows_of(mine, "corruption").groupby("modality", sort=False):
+        for modality, part in rows_of(mine, "corruption").groupby("modality", sort=False):
             cells = _common(part)
             if cells.shape[1]:
                 by_modality[str(modality)] = cells.T.groupby(level="severity").mean().T
@@ -243,7 +244,7 @@ def _errors(scores: pd.DataFrame, metric: str) -> dict[str, tuple[dict[str, list
     cells = pd.concat(
         [
             pd.concat({str(m): _common(part)}, axis=1)
-            for m, part in _rows_of(mine, "corruption").groupby("modality", sort=False)
+            for m, part in rows_of(mine, "corruption").groupby("modality", sort=False)
         ],
         axis=1,
     )
