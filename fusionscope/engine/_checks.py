@@ -1,11 +1,11 @@
-"""Whether the settings of a training can be: their types, their ranges, and which exclude each other. No data needed."""
+"""Whether the settings of a training can be: their types, ranges, and what excludes what. No data needed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
 from math import inf
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -64,18 +64,20 @@ def check_share(config: TrainConfig, world: int) -> None:
         InputError: if the batch size is no multiple of devices times parts, or a part has one sample only.
     """
     parts = world * config.accumulate
-    words = f"{world} device{'s' * (world > 1)} times accumulate = {config.accumulate}"
+    words = f"accumulate = {config.accumulate} part{'s' * (config.accumulate > 1)}"
+    if world > 1:
+        words = f"{world} devices" + f" with {words} each" * (config.accumulate > 1)
     if config.batch_size % parts:
         below, above = config.batch_size // parts * parts, -(-config.batch_size // parts) * parts
         choice = f"{below} or {above}" if below >= 2 * parts else str(max(above, 2 * parts))
         raise InputError(
-            f"batch_size = {config.batch_size} is the whole step's and cannot be shared in equal parts by {words}: "
-            f"take batch_size {choice}, or another accumulate"
+            f"batch_size = {config.batch_size} is the whole step's and cannot be shared equally among {words}: take "
+            f"batch_size {choice}, or another accumulate"
         )
     if config.batch_size < 2 * parts:
         raise InputError(
-            f"batch_size = {config.batch_size} leaves one sample for each of {words}, and batch norms need two: take "
-            f"batch_size {2 * parts} or more, or a smaller accumulate"
+            f"batch_size = {config.batch_size} shared among {words} leaves one sample for each, and batch norms "
+            f"need two: take batch_size {2 * parts} or more, or a smaller accumulate"
         )
 
 
@@ -84,19 +86,36 @@ def _types(config: TrainConfig) -> None:
     for field in msgspec.structs.fields(TrainConfig):
         value = getattr(config, field.name)
         if field.type in NUMBERS:
-            fits = isinstance(value, field.type) or (field.type is float and isinstance(value, int))
-            if not fits or (isinstance(value, bool) and field.type is not bool):
+            if type(value) is not field.type and not (field.type is float and type(value) is int):
                 raise InputError(f"{field.name} = {value!r}: expected {NUMBERS[field.type]}, got {_kind(value)}")
             continue
         try:
             msgspec.convert(value, field.type)
         except msgspec.ValidationError as error:
-            choice = getattr(field.type, "__args__", ())
-            texts = [c for c in choice if isinstance(c, str)]
-            if texts:
-                hint = did_you_mean(value, texts) if isinstance(value, str) else ""
-                raise InputError(f"{field.name} = {value!r}: expected one of {', '.join(texts)}.{hint}") from error
-            raise InputError(f"{field.name} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+            raise InputError(f"{field.name} = {value!r}: {wanted_for(value, field.type)}") from error
+
+
+def wanted_for(value: Any, kind: Any) -> str:
+    """What a setting of this type takes, for the message about a value that it does not take.
+
+    >>> from typing import Literal
+    >>> wanted_for("adam", Literal["adamw", "sgd"])
+    "expected one of adamw, sgd. Did you mean 'adamw'?"
+    """
+    if kind in NUMBERS:
+        return f"expected {NUMBERS[kind]}, got {_kind(value)}"
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        hint = did_you_mean(value, inner) if isinstance(value, str) else ""
+        return f"expected one of {', '.join(inner)}.{hint}"
+    if not isinstance(value, list | tuple):
+        return f"expected a list of texts, got {_kind(value)}: write [{value!r}]"
+    for one in value:
+        try:
+            msgspec.convert(one, inner[0])
+        except msgspec.ValidationError:
+            return f"{one!r}: {wanted_for(one, inner[0])}"
+    return "expected a list"
 
 
 def _steps(config: TrainConfig) -> None:
