@@ -42,8 +42,8 @@ def read_target(
     if array.ndim not in (1, 3) or (array.ndim == 3 and array.dtype.kind in "US"):
         hint = f" Save {name}[:, 0]." if array.ndim == 2 and array.shape[1] == 1 else ""
         raise InputError(
-            f"target {name!r} is {array.dtype} with shape {array.shape}. Expected one class per sample [N], integer class "
-            f"maps [N, H, W], or several labels of 0 and 1 per sample [N, K]; save floats for regression.{hint}"
+            f"target {name!r} is {array.dtype} with shape {array.shape}. Expected one class per sample [N], integer "
+            f"class maps [N, H, W], or several labels of 0 and 1 per sample [N, K]; save floats for regression.{hint}"
         )
     _check_names(classes)
     array = array.astype(str) if array.dtype.kind == "S" else array

@@ -23,8 +23,8 @@ from ._wrappers import Pooled
 class Classifier(Assembled):
     """Classify or regress from a vector per modality: encoders, optional exchange and calibration, a fuse, a head.
 
-    ``prediction = head(fuse(calibration({m: encoder_m(x_m)})))``, ``[B,K]``. The encoders may be one shared encoder with
-    exchanges inside; the fuse may be one of logits, then every modality has a head of its own in front of it.
+    ``prediction = head(fuse(calibration({m: encoder_m(x_m)})))``, ``[B,K]``. The encoders may be one shared encoder
+    with exchanges inside; the fuse may be one of logits, then every modality has a head of its own in front of it.
 
     :meth:`build` makes one for data of given shapes; the constructor takes the parts themselves, see
     :class:`FusionNet`, with ``shared`` an encoder made by :func:`share` and ``head`` a mapping where the fuse is one of
