@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from fusionscope.errors import did_you_mean
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-KINDS = {str: "a text", bool: "true or false", list: "a list", tuple: "a list", dict: "a table", int: "a whole number"}
+KINDS = {
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    float: "a number",
+    dict: "a table",
+    int: "a whole number",
+}
 
 
 def misfit(value: Any, kind: Any) -> str:
@@ -18,16 +26,16 @@ def misfit(value: Any, kind: Any) -> str:
     >>> misfit("adam", Literal["adamw", "sgd"])
     "expected one of adamw, sgd. Did you mean 'adamw'?"
     >>> misfit("high", float), misfit(3, float), misfit("rgb", tuple[str, ...])
-    ("expected a number, got a text", '', "expected a list of texts, got a text: write ['rgb']")
+    ('expected a number, got a text', '', "expected a list of texts, got a text: write ['rgb']")
     """
     if kind in WORDS:
         # exactly, as the run folder's JSON takes no subtypes; but a whole number is a number
         fits = type(value) is kind or (kind is float and type(value) is int)
         return "" if fits else f"expected {WORDS[kind]}, got {_kind(value)}"
+    if texts := choices(kind):
+        hint = did_you_mean(value, texts) if isinstance(value, str) else ""
+        return "" if value in texts else f"expected one of {', '.join(texts)}.{hint}"
     inner = get_args(kind)
-    if get_origin(kind) is Literal:
-        hint = did_you_mean(value, inner) if isinstance(value, str) else ""
-        return "" if value in inner else f"expected one of {', '.join(inner)}.{hint}"
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             return f"expected a list of texts, got {_kind(value)}: write [{value!r}]"
@@ -37,6 +45,17 @@ def misfit(value: Any, kind: Any) -> str:
     except msgspec.ValidationError as error:
         return f"{str(error)[0].lower()}{str(error)[1:]}"
     return ""
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """Return the texts that a type allows; none where it is no choice among texts.
+
+    >>> choices(Literal["r2", "f1"] | Literal["all"]), choices(str)
+    (('r2', 'f1', 'all'), ())
+    """
+    if get_origin(kind) is Union:
+        return tuple(text for one in get_args(kind) for text in choices(one))
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def from_text(text: str, kind: Any) -> Any:

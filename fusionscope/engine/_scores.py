@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import inf, isnan
-from sys import float_info
-from typing import Any
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -46,16 +41,6 @@ def task_loss(
     target = target.clamp(min=-1)
     total = F.cross_entropy(output, target, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
     return total / (target >= 0).sum().clamp(min=1)
-
-
-def rank(task: str, scores: Mapping[str, Any]) -> tuple[float, float]:
-    """Order scores of one task from worse to better: by the main one, ties by the loss; NaN is the worst.
-
-    >>> rank("regression", {"r2": 0.5, "loss": 0.1}) > rank("regression", {"r2": float("nan"), "loss": 0.1})
-    True
-    """
-    main, loss = float(scores[METRIC[task]]), float(scores["loss"])
-    return (-inf if isnan(main) else main), (-float_info.max if isnan(loss) else -loss)
 
 
 class Scores:
