@@ -120,7 +120,11 @@ def _baseline(folder: str) -> Dissection | None:
 
 
 def _prior(trained: Run) -> Any:
-    training = trained.description["training"]
+    """What is known without looking at a sample: class counts, shares of positives per label, or the mean."""
+    training, data = trained.description["training"], trained.description["data"]
+    if data["task"] == "multilabel":
+        samples = sum(data["sizes"][split] for split in training["splits"])
+        return [count / samples for count in training["class_counts"]]
     if training["class_counts"] is not None:
         return training["class_counts"]
     mean = training["target_mean"]

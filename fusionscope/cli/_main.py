@@ -114,18 +114,24 @@ def _parse(arguments: list[str]) -> Any:
     import msgspec
     import tyro
 
+    from fusionscope.cli._arguments import check_arguments
     from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
     from fusionscope.engine import TrainConfig, read_config, stored_config
 
+    commands = {"train": TrainConfig, "dissect": DissectOptions, "trace": TraceOptions, "report": ReportOptions}
     default: Any = tyro.MISSING
+    settings: dict[str, Any] = {}
     if arguments[0] == "train" and len(arguments) > 1 and arguments[1].endswith(".toml"):
         path, *rest = arguments[1:]
         given = {option.partition("=")[0].strip("-").replace("-", "_") for option in rest if option.startswith("--")}
         required = {name: tyro.MISSING for name in ("data", "out")}
-        default = TrainConfig(**required | read_config(path, skip=given))
+        settings = read_config(path, skip=given)
+        default = TrainConfig(**required | settings)
         arguments = ["train", *rest]
     elif arguments[0] == "train" and "--resume" in arguments and not any(a.startswith("--data") for a in arguments):
-        default = msgspec.convert(stored_config(_value(arguments, "--out")), TrainConfig)
+        settings = stored_config(_value(arguments, "--out"))
+        default = msgspec.convert(settings, TrainConfig)
+    check_arguments(arguments[0], arguments[1:], commands, given=list(settings))
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusionscope._settings import misfit
 from fusionscope.errors import FileError, InputError, did_you_mean
 
 
@@ -155,10 +156,10 @@ def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
             )
         if key in skip:
             continue
-        try:
-            values[key] = msgspec.convert(_expanded(value, key, path), types[key])
-        except msgspec.ValidationError as error:
-            raise InputError(f"{path}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+        value = _expanded(value, key, path)
+        if said := misfit(value, types[key]):
+            raise InputError(f"{path}: {key} = {value!r}: {said}")
+        values[key] = msgspec.convert(value, types[key])
     return values
 
 
