@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fusionscope.errors import InputError
 
+from ._config import TrainConfig
+
 TASKS = ("classification", "multilabel", "dense")
 
 
@@ -186,6 +188,21 @@ class Modulator:
         if state["device"] == self._device.type:
             self._generator.set_state(state["noise"].cpu())
         self._rho = None if state["rho"] is None else state["rho"].to(self._device)
+
+
+def modulator_of(model: nn.Module, config: TrainConfig, task: str, fabric: Fabric) -> Modulator | None:
+    """Return the modulator that the config asks for, of a model that is on its device; None without."""
+    if not config.modulation:
+        return None
+    return Modulator(
+        model,
+        task,
+        alpha=config.modulation,
+        noise=config.modulation_noise,
+        epochs=config.modulation_epochs,
+        seed=config.seed,
+        fabric=fabric,
+    )
 
 
 def alone(model: nn.Module, features: Mapping[str, Tensor]) -> Float[Tensor, "m b ..."]:

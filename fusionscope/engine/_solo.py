@@ -45,7 +45,15 @@ def twins(config: TrainConfig, data: DataSplits) -> list[TrainConfig]:
             raise InputError(f"the folders {other!r} and {name!r} of solo twins are one; rename a modality")
     return [
         msgspec.structs.replace(
-            config, modalities=(m,), seed=seed, out=str(Path(config.out) / SOLO / name), solo=False, copies=0
+            config,
+            modalities=(m,),
+            seed=seed,
+            out=str(Path(config.out) / SOLO / name),
+            solo=False,
+            copies=0,
+            modulation=0.0,  # compares modalities, of which a twin has one
+            modulation_noise=True,
+            modulation_epochs=0,
         )
         for (m, seed), name in zip(pairs, names, strict=True)
     ]
