@@ -26,7 +26,7 @@ from ._checks import check_settings
 from ._config import TrainConfig
 from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
 from ._loop import Fit, Loop
-from ._memory import Memory, choose, remember
+from ._memory import Memory, choose, loader, remember
 from ._models import describe, rebuild, settings_in_words
 from ._progress import Reporter
 from ._ranks import make_fabric
@@ -114,7 +114,7 @@ def rehearse(config: TrainConfig, data: DataSplits | None = None) -> DataSplits:
 
 def _rehearse(config: TrainConfig, data: DataSplits) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        batch = next(iter(DataLoader(data.splits["train"], batch_size=2)))
+        batch = next(iter(loader(data.splits["train"], 2)))
         target = batch["target"]
         outputs = len(data.classes) or math.prod(target.shape[1:2])
         spec = describe(config, data, outputs, tuple(target.shape[1:]))
