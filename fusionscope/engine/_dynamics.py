@@ -211,6 +211,8 @@ class Recorder:
         self.own = [chosen(self.model, self.owners.own.get(m, ())) for m in self.modalities]
         named = dict(self.model.named_parameters())
         self.shared = [(named[name], frozenset(who)) for name, who in self.owners.shared.items()]
+        # whether a gradient of shared weights must pass the encoders
+        self.early = any(name.startswith("encoders.") for name in self.owners.shared)
 
     def _norms(self, epoch: int) -> None:
         found = self.sums.tolist()
@@ -229,8 +231,7 @@ class Recorder:
 
     def _forward(self, epoch: int) -> None:
         inputs = self.probe.inputs
-        whole, features, gates = self.views.all(inputs)
-        alone = dict(self.views.each(inputs)) if len(self.modalities) > 1 else {self.modalities[0]: whole}
+        whole, alone, features, gates = self.views.all(inputs)
         self._ratios(epoch, alone)
         for m, prediction in [("", whole), *alone.items()]:
             self.rows.add(epoch, "value", m, self._score(prediction), count=len(self.probe))
@@ -281,23 +282,30 @@ class Recorder:
             return
         few = self.probe.gradients
         inputs, target = {m: x[:few] for m, x in self.probe.inputs.items()}, self.probe.target[:few]
-        grads = {m: self._gradients(m, inputs, target) for m in self.modalities}
+        with torch.enable_grad():
+            losses = self.views.losses(inputs, target, self.criterion, not self.early)
+            grads = {m: self._gradients(loss) for m, loss in zip(self.modalities, losses, strict=True)}
         for m, n in pairs:
-            common = [i for i, (_, who) in enumerate(self.shared) if {m, n} <= who]
-            dot, mine, theirs = (_dot(grads[a], grads[b], common) for a, b in ((m, n), (m, m), (n, n)))
-            size = math.sqrt(mine) * math.sqrt(theirs)
-            value, reason = (dot / size, "") if size > 0 else (math.nan, "one of the gradients is zero")
+            both = [
+                (a, b)
+                for (_, who), a, b in zip(self.shared, grads[m], grads[n], strict=True)
+                if {m, n} <= who and a is not None and b is not None
+            ]
+            value, reason = _cosine(both)
             self.rows.add(epoch, "gradient cosine", m, value, other=n, count=few, reason=reason)
 
-    def _gradients(self, modality: str, inputs: dict[str, Tensor], target: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            model = cast(Any, self.model)
-            loss = model.loss(self.views.alone(modality, inputs), target, self.criterion)
-            if not loss.requires_grad:
-                return (None,) * len(self.shared)
-            return torch.autograd.grad(loss, [p for p, _ in self.shared], allow_unused=True)
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        if not loss.requires_grad:
+            return (None,) * len(self.shared)
+        return torch.autograd.grad(loss, [p for p, _ in self.shared], allow_unused=True)
 
 
-def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None], places: Sequence[int]) -> float:
-    found = [(x.double() * y.double()).sum() for i in places if (x := a[i]) is not None and (y := b[i]) is not None]
-    return float(torch.stack(found).sum()) if found else 0.0
+def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, str]:
+    """Over the parameters that both reach: where one of the two gradients is zero throughout, it does not."""
+    sums = [torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()]) for a, b in pairs]
+    if not sums:
+        return math.nan, "no weights that both reach"
+    table = torch.stack(sums).cpu().double()
+    dot, mine, theirs = table[(table[:, 1:] > 0).all(1)].sum(0).tolist()
+    size = math.sqrt(mine) * math.sqrt(theirs)
+    return (dot / size, "") if size > 0 else (math.nan, "the gradients reach no weights in common")

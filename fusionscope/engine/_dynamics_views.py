@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from fusionscope._nest import tensors
-from fusionscope.nn import ContextualCalibration, SharedEncoder
+from fusionscope.nn import ContextualCalibration, FusionNet, SharedEncoder
 from fusionscope.tracing import Tap, TapReader, quiet, rng_state, set_rng
 
 Inputs = dict[str, Tensor]
@@ -32,69 +32,97 @@ def forwards(model: nn.Module, modalities: int) -> int:
     return 1 if how(model) == "encode" else 1 + modalities * (modalities > 1)
 
 
+class Seen(NamedTuple):
+    """What a model gives on the probe.
+
+    Attributes:
+        whole: the prediction from all modalities.
+        alone: the predictions from one each.
+        features: each modality's, pooled, ``[B,D]``; those that cannot be read are left out.
+        gates: of calibrations, by place and modality.
+    """
+
+    whole: Tensor
+    alone: dict[str, Tensor]
+    features: dict[str, Tensor]
+    gates: dict[tuple[str, str], Any]
+
+
 class Views:
     """A model's predictions on a batch: of all modalities, and of one alone.
 
     Args:
-        model: with ``outputs``, and for the cheap way ``encode`` and ``predict``.
+        model: with ``outputs`` and ``loss``, and for the cheap way ``encode`` and ``predict``.
         modalities: their names.
         taps: where the features are read if ``outputs`` does not give ``NAME features`` (and the model has no shared
             encoder, whose deepest maps are taken then).
     """
 
     def __init__(self, model: nn.Module, modalities: tuple[str, ...], taps: Mapping[str, Tap] | None = None):
-        self.model, self.modalities, self.taps = model, modalities, dict(taps or {})
+        self.model: Any = model
+        self.modalities, self.taps = modalities, dict(taps or {})
         self.how = how(model)
+        self.calibrations = {n: m for n, m in model.named_modules() if isinstance(m, ContextualCalibration)}
+        self.shared = next((m for m in model.modules() if isinstance(m, SharedEncoder)), None)
 
-    def all(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], dict[tuple[str, str], Any]]:
-        """Return the prediction, each modality's pooled features ``[B,D]``, and the gates by place and modality.
-
-        Modalities whose features cannot be read are left out.
-        """
+    def all(self, inputs: Inputs, alone: bool = True) -> Seen:
+        """Run with all modalities, then (``alone``) with each one only."""
         gates: dict[tuple[str, str], Any] = {}
         features: dict[str, Tensor] = {}
+        encoded = None
         with ExitStack() as stack:
-            for name, part in self.model.named_modules():
-                if isinstance(part, ContextualCalibration):
-                    hook = partial(_keep_gates, gates, name)
-                    stack.callback(part.register_forward_hook(hook, with_kwargs=True).remove)
+            for name, part in self.calibrations.items():
+                hook = partial(_keep_gates, gates, name)
+                stack.callback(part.register_forward_hook(hook, with_kwargs=True).remove)
             if self.taps:
                 reader = TapReader(self.model, self.taps.values(), partial(_keep_tap, features))
                 stack.enter_context(reader).start()
-            elif deep := self._shared():
-                stack.enter_context(_deepest(deep, features))
-            outputs = cast(Any, self.model).outputs(inputs)
+            elif self.shared is not None:
+                stack.enter_context(_deepest(self.shared, features))
+            if self.how == "encode":
+                encoded = self.model.encode(inputs)
+                outputs = {f"{m} features": x for m, x in encoded.items()}
+                outputs["prediction"] = self.model.predict(encoded)
+            else:
+                outputs = self.model.outputs(inputs)
         named = {m: outputs[f"{m} features"] for m in self.modalities if f"{m} features" in outputs}
         features |= {m: pooled(x) for m, x in named.items()}
-        return outputs["prediction"], features, gates
-
-    def each(self, inputs: Inputs) -> Generator[tuple[str, Tensor]]:
-        """Yield every modality with the prediction from it alone."""
-        if self.how == "encode":
-            features = cast(Any, self.model).encode(inputs)
-            for m in self.modalities:
-                yield m, cast(Any, self.model).predict(features, self._only(m, inputs))
-        else:
-            for m in self.modalities:
-                yield m, self.alone(m, inputs)["prediction"]
-
-    def alone(self, modality: str, inputs: Inputs) -> dict[str, Tensor]:
-        """Return ``outputs`` with this modality alone."""
-        model = cast(Any, self.model)
+        whole, each = outputs["prediction"], {}
         if len(self.modalities) == 1:
-            return model.outputs(inputs)
+            each = {self.modalities[0]: whole}
+        elif alone and encoded is not None:
+            each = {m: self.model.predict(encoded, self._only(m, inputs)) for m in self.modalities}
+        elif alone:
+            each = {m: self.outputs(m, inputs)["prediction"] for m in self.modalities}
+        return Seen(whole, each, features, gates)
+
+    def outputs(self, modality: str, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the model's ``outputs`` with this modality alone."""
         if self.how == "others":
-            return model.outputs({m: x if m == modality else x.roll(1, 0) for m, x in inputs.items()})
-        if _takes(model.outputs):
-            return model.outputs(inputs, present=self._only(modality, inputs))
-        return {"prediction": model.predict(model.encode(inputs), self._only(modality, inputs))}
+            return self.model.outputs({m: x if m == modality else x.roll(1, 0) for m, x in inputs.items()})
+        if _takes(self.model.outputs):
+            return self.model.outputs(inputs, present=self._only(modality, inputs))
+        return {"prediction": self.model.predict(self.model.encode(inputs), self._only(modality, inputs))}
+
+    def losses(
+        self, inputs: Inputs, target: Tensor, criterion: Callable[..., Tensor], behind: bool
+    ) -> Iterator[Tensor]:
+        """Yield the loss with each modality alone; ``behind``: nothing before the fuse needs a gradient."""
+        cheap = behind and isinstance(self.model, FusionNet) and not getattr(self.model, "heads", None)
+        encoded = None
+        if cheap and self.how == "encode":
+            with torch.no_grad():
+                encoded = self.model.encode(inputs)
+        for m in self.modalities:
+            if encoded is None:
+                found = self.outputs(m, inputs)
+            else:
+                found = {"prediction": self.model.predict(encoded, self._only(m, inputs))}
+            yield self.model.loss(found, target, criterion)
 
     def _only(self, modality: str, inputs: Inputs) -> dict[str, Tensor] | None:
         none = {m: torch.zeros(len(x), dtype=torch.bool, device=x.device) for m, x in inputs.items() if m != modality}
         return none or None
-
-    def _shared(self) -> SharedEncoder | None:
-        return next((m for m in self.model.modules() if isinstance(m, SharedEncoder)), None)
 
 
 def pooled(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionscope.errors import InputError, ModelError
-from fusionscope.nn import ModalityNorm, SharedEncoder
+from fusionscope.nn import FusionNet, ModalityNorm, SharedEncoder
 from fusionscope.tracing import Tap, Trace, module_paths, trace
 
 SAMPLES, SIDE, STEPS, FRAMES = 4, 64, 64, 4
@@ -53,9 +53,8 @@ def owners(
 
     A parameter is a modality's own if all calls of the modules that hold it depend on that modality alone, as a trace
     of four samples finds (large maps and long sequences are cut, which changes no wiring); it is shared if they depend
-    on several. Models around a shared encoder are not traced, which would take long with exchanges inside: stems and
-    rows of private norms are own, what else is named after a modality too, and the rest is shared. Where the trace
-    fails, what lies in ``model.encoders[NAME]`` is own and the rest shared.
+    on several. The package's own models say so without a trace, by the names of their modules: encoders, heads and
+    stems are own, and rows of private norms, and the rest is shared. So it is done where the trace fails, too.
 
     Args:
         model: in any mode, left as it is.
@@ -65,8 +64,8 @@ def owners(
         features: whether to find, for each modality, the call whose output stands for its features.
     """
     modalities = tuple(inputs)
-    if any(isinstance(m, SharedEncoder) for m in model.modules()):
-        return _by_name(model, modalities, "built around a shared encoder")
+    if isinstance(model, FusionNet) or any(isinstance(m, SharedEncoder) for m in model.modules()):
+        return _by_name(model, modalities, "a model of this package")
     seen, error = _traced(model, inputs, target, axes)
     if seen is None:
         return _by_name(model, modalities, f"the trace failed ({error})")
@@ -101,19 +100,15 @@ def _by_name(model: nn.Module, modalities: Sequence[str], found: str) -> Owners:
     """By the names of modules: below ``encoders`` and the like, a module that bears a modality's name is its own."""
     homes = ("encoders", "heads", "stems", "copies")
     norms = tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, ModalityNorm) and not m.own[0])
-    who: dict[str, set[str]] = {}
-    for name, _ in _trained(model):
+    served: dict[int, set[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
         parts = [] if name.startswith(norms) else name.split(".")
         mine = {b for a, b in pairwise(parts) if a in homes and b in modalities}
-        who[name] = mine or set(modalities)
-    if any(len(served) == 1 for served in who.values()) or _rows(model):
-        return _owners(model, modalities, who, f"{found}: weights are told apart by their modules' names", {})
-    shared = any(isinstance(m, SharedEncoder) for m in model.modules())
-    return Owners(
-        {m: [] for m in modalities},
-        {name: list(modalities) for name in who} if shared else {},
-        f"{found}, and the model has no encoders[NAME]",
-    )
+        served.setdefault(id(p), set()).update(mine or modalities)
+    who = {name: served[id(p)] for name, p in _trained(model)}
+    if any(len(mine) == 1 for mine in who.values()) or isinstance(model, FusionNet) or _rows(model):
+        return _owners(model, modalities, who, f"{found}: told by the names of its modules", {})
+    return Owners({m: [] for m in modalities}, {}, f"{found}, and the model has no encoders[NAME]")
 
 
 def _rows(model: nn.Module) -> dict[str, tuple[str, ...]]:
