@@ -9,21 +9,37 @@ from fusionscope._lazy import attach
 if TYPE_CHECKING:
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
+    from ._dynamics_folder import Dynamics as Dynamics
     from ._folder import Run as Run
     from ._folder import load_run as load_run
+    from ._told import dissection_of as dissection_of
+    from ._told import with_training as with_training
     from ._train import train as train
     from ._weights import load_weights as load_weights
 
-__all__ = ["Run", "TrainConfig", "load_run", "load_weights", "read_config", "train"]
+__all__ = [
+    "Dynamics",
+    "Run",
+    "TrainConfig",
+    "dissection_of",
+    "load_run",
+    "load_weights",
+    "read_config",
+    "train",
+    "with_training",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "Dynamics": "_dynamics_folder",
         "Run": "_folder",
         "TrainConfig": "_config",
+        "dissection_of": "_told",
         "load_run": "_folder",
         "load_weights": "_weights",
         "read_config": "_config",
         "train": "_train",
+        "with_training": "_told",
     },
 )
