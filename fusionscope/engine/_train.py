@@ -21,6 +21,7 @@ from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import InputError
 from fusionscope.nn import Translator, VectorHead
 
+from ._checks import check_settings
 from ._config import TrainConfig
 from ._folder import KIND, SCHEMA, SOLO, check_target, write_run
 from ._loop import Fit, evaluate, fit
@@ -54,7 +55,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Path:
         FileError: if the run folder cannot be written (found out before training) or the data cannot be read.
         ModelError: if the loss becomes infinite or NaN.
     """
-    _check(config)
+    check_settings(config)
     out = writable_parent(check_target(config.out, config.overwrite))
     data = choose(load_data(config.data, seed=config.data_seed), config.modalities)
     solo = twins(config, data)
@@ -268,34 +269,3 @@ def _fabric(config: TrainConfig) -> Fabric:
             "--accelerator auto takes what is there"
         ) from error
     return fabric
-
-
-def _check(config: TrainConfig) -> None:
-    positive = ("epochs", "batch_size", "lr", "width", "devices")
-    shares = ("dropout", "modality_dropout", "label_smoothing")
-    none_below = (
-        "patience",
-        "weight_decay",
-        "auxiliary",
-        "augment",
-        "workers",
-        "seed",
-        "data_seed",
-        "checkpoints",
-        "copies",
-    )
-    for names, ok, wanted in (
-        (positive, lambda v: v > 0, "more than 0"),
-        (shares, lambda v: 0 <= v < 1, "at least 0 and less than 1"),
-        (none_below, lambda v: v >= 0, "at least 0"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if not (ok(value) and value != float("inf")):
-                raise InputError(f"{name} must be {wanted}, got {value}")
-    if config.batch_size < 2:
-        raise InputError("batch_size must be at least 2, since batch norms need two samples, got 1")
-    if config.checkpoints == 1:
-        raise InputError("checkpoints must be 0 or at least 2, since the first and the last are always kept, got 1")
-    if config.copies and not config.solo:
-        raise InputError("copies are further trainings of the solo twins; set solo (--solo) too, or leave copies out")
