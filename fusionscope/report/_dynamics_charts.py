@@ -20,7 +20,7 @@ TICKS = [m * 10.0**e for e in range(-8, 9) for m in (1, 2, 5)]
 RULES = {"gradient cosine": 0.0, "discrepancy": 1.0, "instance gate": 0.881, "dimension gate": 0.0}
 BANDED = ("gradient norm", "instance gate", "dimension gate")
 LABELLED = 10
-POINTS, POINTS_IN_ALL = 300, 3600
+POINTS, BYTES = 300, 180_000  # dots of a panel, and what all dots together may take of the page
 
 Mark = tuple[str, str, str]  # name, colour, shape
 
@@ -106,11 +106,26 @@ def _lines(
     first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (epochs[0] - 1, epochs[0] + 1)
     if d.kept is not None and first <= d.kept <= last:
         rows.append({"kept": d.kept})
-    ticks = [t for t in TICKS if low <= t <= high * 1.0001]
+    if rule is not None:
+        rows.append({"rule": rule})
+    ticks = [t for t in TICKS if low <= t <= high * 1.0001] if log else []
     given: dict[str, Any] = {"names": [n for n, *_ in used], "colours": [c for _, c, _ in used]}
-    given |= {"shapes": [s for *_, s in used], "low": low, "high": high, "first": first, "last": last, "title": title}
-    spec = pruned(_lines_spec(log, rule), rows)
-    return filled(spec, rows, ticks=ticks, **given)
+    given |= {
+        "shapes": [s for *_, s in used],
+        "low": low,
+        "high": high,
+        "first": float(first),
+        "last": float(last),
+        "title": title,
+    }
+    spec = pruned(_lines_spec(log), rows)
+    return filled(spec, rows, ticks=ticks, epochs=_round_epochs(first, last), **given)
+
+
+def _round_epochs(first: int, last: int) -> list[int]:
+    """Return whole numbers for an axis, about six."""
+    step = next(s for e in range(7) for s in (10**e, 2 * 10**e, 5 * 10**e) if (last - first) / s <= 6)
+    return list(range(-(-first // step) * step, last + 1, step))
 
 
 def _reach(rows: Sequence[dict[str, Any]], rule: float | None, log: bool) -> tuple[float, float]:
@@ -129,14 +144,14 @@ def _reach(rows: Sequence[dict[str, Any]], rule: float | None, log: bool) -> tup
 
 
 @cache
-def _lines_spec(log: bool, rule: float | None) -> dict[str, Any]:
+def _lines_spec(log: bool) -> dict[str, Any]:
     scale: dict[str, Any] = {"domain": ["@low", "@high"], "nice": False, "clamp": True}
     axis: dict[str, Any] = {"tickCount": 4, "minExtent": 32, "domain": False, "ticks": False}
     if log:
         scale["type"] = "log"
         axis |= {"values": ["@ticks"], "format": "~g"}
     y: dict[str, Any] = {"title": "@title", "scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
-    across = alt.Axis(grid=False, tickMinStep=1, tickCount=6, format="d")
+    across = alt.Axis(grid=False, values=["@epochs"], format="d", labelOverlap=True)
     x = alt.X("x:Q", title="epoch", axis=across, scale=alt.Scale(domain=["@first", "@last"], nice=False, padding=6))
     colours = alt.Scale(domain=["@names"], range=["@colours"])
     shapes = alt.Scale(domain=["@names"], range=["@shapes"])
@@ -162,11 +177,9 @@ def _lines_spec(log: bool, rule: float | None) -> dict[str, Any]:
     )
     kept = chart().transform_filter("isValid(datum.kept)").mark_rule(strokeDash=[2, 3], strokeWidth=1)
     kept = kept.encode(x=alt.X("kept:Q"), color=alt.value("var(--soft)"))
-    layers = kept + bands + drawn + dots
-    if rule is not None:
-        level = chart().transform_aggregate(n="count()").mark_rule(color="var(--soft)", strokeWidth=1)
-        layers = level.encode(y=alt.YDatum(rule, type="quantitative")) + layers
-    return spec_of(layers.properties(width=WIDTH, height=HEIGHT))
+    level = chart().transform_filter("isValid(datum.rule)").mark_rule(strokeWidth=1)
+    level = level.encode(y=alt.Y("rule:Q", **y), color=alt.value("var(--soft)"))
+    return spec_of((level + kept + bands + drawn + dots).properties(width=WIDTH, height=HEIGHT))
 
 
 # --- projections ---
@@ -197,7 +210,8 @@ def projection(d: Learning, modality: str) -> dict[str, Any]:
     epochs = d.projected[modality]
     shown = chosen(list(epochs))
     panels = sum(min(len(of), 5) for of in d.projected.values())
-    most = min(POINTS, POINTS_IN_ALL // max(panels, 1))
+    label = max((len(label) for label in d.labels.values()), default=0)
+    most = max(min(POINTS, BYTES // (max(panels, 1) * (48 + label))), 1)
     samples = sorted({int(row["sample"]) for row in epochs[shown[-1]]})
     step = max(math.ceil(len(samples) / most), 1)
     kept = set(samples[::step])
@@ -215,7 +229,7 @@ def projection(d: Learning, modality: str) -> dict[str, Any]:
         ramp = [(str(i), f"var(--s{i})", "circle") for i in range(2, STEPS)]
         used = ramp if bounds else [("", colour(d.modalities.index(modality)), "circle")]
     ends = {f"{k}{i}": v for k in "xy" for i, v in enumerate(_square(rows, k))}
-    width = min(190, (1020 - 16 * len(shown)) // len(shown))
+    width = min(238, (1020 - 16 * len(shown)) // len(shown))
     spec = beside(_projection_spec(bool(names), width), len(shown), 16, width)
     titles = {f"title{p}": f"epoch {epoch}" for p, epoch in enumerate(shown)}
     given: dict[str, Any] = {"names": [n for n, *_ in used], "colours": [c for _, c, _ in used]}
@@ -264,4 +278,4 @@ def _projection_spec(named: bool, width: int) -> dict[str, Any]:
     )
     title = alt.TitleParams("@title0", fontSize=11.5, fontWeight=500, color="var(--ink)", anchor="start", offset=4)
     frame = alt.ViewBackground(stroke="var(--line)")
-    return spec_of(alt.layer(dots).properties(width=width, height=min(width, 170), title=title, view=frame))
+    return spec_of(alt.layer(dots).properties(width=width, height=min(width, 180), title=title, view=frame))

@@ -31,42 +31,43 @@ def galleries(d: Learning) -> list[dict[str, Any]]:
 
 
 def _gallery(d: Learning, modality: str, prefix: str, side: int) -> dict[str, Any]:
-    epochs = d.gallery[modality]
-    given = d.pictures(modality)
+    epochs, given = d.gallery[modality], d.pictures(modality)
     ends = list(dict.fromkeys((min(epochs), max(epochs))))
-    order = list(epochs[ends[-1]])[:UNITS]
-    used: dict[int, tuple[int, int]] = {}
-    symbols: list[Markup] = []
+    last = list(epochs[ends[-1]])
+    shown = {epoch: _rows(epochs[epoch], last) for epoch in ends}
+    samples = {int(row["sample"]) for units in shown.values() for rows in units.values() for row in rows}
+    drawn = {s: figure(shrunk(given[s], side), colour(d.modalities.index(modality))) for s in samples if s in given}
+    symbols = [
+        Markup(f'<symbol id="{prefix}-{s}" viewBox="0 0 {part[1]} {part[2]}">{part[0]}</symbol>')
+        for s, part in sorted(drawn.items())
+        if part is not None
+    ]
     halves = []
-    for epoch in ends:
-        units = epochs[epoch]
-        named = [u for u in order if u in units]
-        named += [u for u in units if u not in named][: UNITS - len(named)]
+    for epoch, units in shown.items():
         rows = []
-        for unit in named:
-            cells = []
-            for row in units[unit][:PLACES]:
-                sample = int(row["sample"])
-                if sample not in used and sample in given:
-                    body = figure(shrunk(given[sample], side), colour(d.modalities.index(modality)))
-                    if body is not None:
-                        markup, *used[sample] = body  # ty: ignore[invalid-assignment]
-                        box = f'viewBox="0 0 {used[sample][0]} {used[sample][1]}"'
-                        symbols.append(Markup(f'<symbol id="{prefix}-{sample}" {box}>{markup}</symbol>'))
-                cells.append(_cell(d, prefix, sample, number(row["activation"]), used.get(sample)))
-            rows.append({"unit": unit, "cells": cells, "mostly": _mostly(d, units[unit][:PLACES])})
+        for unit, top in units.items():
+            cells = [_cell(d, f"{prefix}-{int(row['sample'])}", row, drawn.get(int(row["sample"]))) for row in top]
+            rows.append({"unit": unit, "cells": cells, "mostly": _mostly(d, top)})
         halves.append({"epoch": epoch, "rows": rows})
     return {"modality": modality, "halves": halves if symbols else [], "sprites": Markup("").join(symbols)}
 
 
-def _cell(d: Learning, prefix: str, sample: int, activation: float, size: tuple[int, int] | None) -> Markup:
+def _rows(units: dict[int, list[dict[str, Any]]], last: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """Return the units to show with their first samples, in the order of the last epoch, so that halves match."""
+    named = [u for u in last if u in units] + [u for u in units if u not in last]
+    return {unit: units[unit][:PLACES] for unit in named[:UNITS]}
+
+
+def _cell(d: Learning, name: str, row: dict[str, Any], part: tuple[Markup, int, int] | None) -> Markup:
+    sample = int(row["sample"])
     label = d.labels.get(sample, "")
-    said = f"sample {sample}{f', {label}' if label else ''}, activation {num(activation)}"
-    if size is None:
+    said = f"sample {sample}{f', {label}' if label else ''}, activation {num(number(row['activation']))}"
+    if part is None:
         return Markup(f'<span title="{escape(said)}">–</span>')
-    scale = min(SHOWN / size[1], 1.3 * SHOWN / size[0])
-    box = f'width="{round(size[0] * scale)}" height="{round(size[1] * scale)}" role="img" aria-label="{escape(said)}"'
-    return Markup(f'<svg {box}><title>{escape(said)}</title><use href="#{prefix}-{sample}"/></svg>')
+    _, width, height = part
+    scale = min(SHOWN / height, 1.3 * SHOWN / width)
+    box = f'width="{round(width * scale)}" height="{round(height * scale)}" role="img" aria-label="{escape(said)}"'
+    return Markup(f'<svg {box}><title>{escape(said)}</title><use href="#{name}"/></svg>')
 
 
 def _mostly(d: Learning, rows: list[dict[str, Any]]) -> str:
@@ -80,8 +81,10 @@ def _mostly(d: Learning, rows: list[dict[str, Any]]) -> str:
 
 def shrunk(given: np.ndarray, side: int) -> np.ndarray:
     """Return an image with at most ``side`` pixels a side, by block means, in fewer shades; of a sequence at most
-    ``side`` steps of four channels; others as they are."""
+    ``side`` steps of four channels, of a vector the largest entries of ``side / 2`` stretches."""
     values = np.asarray(given)
+    if values.ndim == 1 and len(values) > side // 2:
+        return np.array([part[np.abs(part).argmax()] for part in np.array_split(values, side // 2)])
     if values.ndim == 2 and values.dtype != np.uint8:
         steps = np.linspace(0, len(values) - 1, min(len(values), side)).round().astype(int)
         return values[steps][:, :4]

@@ -31,7 +31,7 @@ READ = {
     "instance gate": "How much of a modality calibration lets through: mean over {probe}, band one standard deviation "
     "of the samples. The line is where gates begin, 0.88. A low gate may come with larger features.",
     "dimension gate": "Calibration's gate per dimension: mean and one standard deviation over samples and dimensions, "
-    "on {probe}; at the line, 0, a dimension stays as it is. Strong gates that cancel have a mean near 0: see the band.",
+    "on {probe}; at the line, 0, a dimension stays as it is. Strong gates that cancel have a mean near 0.",
     "similarity to final": "CKA of each stream's features with those of its last epoch, on {probe}; 1 at the end by "
     "definition. A low value says that features changed since, not that they were worse.",
 }

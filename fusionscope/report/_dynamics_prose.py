@@ -52,13 +52,15 @@ def change(d: Learning, a: Point, b: Point) -> str:
 def values(d: Learning) -> list[str]:
     """Say how the score of each modality alone went, and which was learned first where that is clear."""
     every = {m: known(points) for (m, _), points in d.of("value").items()}
-    said = [_value(d, m, every[m]) for m in d.modalities if m in every][:TOLD]
+    alone = {m: every[m] for m in d.modalities if m in every}
+    said = [_value(d, m, points) for m, points in list(alone.items())[:TOLD]]
+    if len(alone) > TOLD:
+        said.append(f"{len(alone) - TOLD} more modalities are in the chart.")
     if points := every.get(""):
         said.append(
             f"All together: {num(points[0].mean)} at epoch {points[0].epoch}, {num(points[-1].mean)} at the end."
         )
-    alone = {m: points for m, points in every.items() if m}
-    if math.isnan(d.error(next(iter(every.values()))[-1])) if every else False:
+    if any(math.isnan(d.error(points[-1])) for points in alone.values()):
         said.append(f"Of {d.metric} no interval is known here, so the modalities are not ranked.")
     elif first := learned_first(d, alone):
         said.append(first)
@@ -96,8 +98,9 @@ def learned_first(d: Learning, alone: dict[str, list[Point]]) -> str:
         middle = (points[0].mean + points[-1].mean) / 2
         if m != first and then.mean + 2 * d.error(then) >= middle:
             return "Which was learned first is not told apart."
-    rest = "the other was" if len(risen) == 2 else "each other was"
-    return f"{first} was learned first: when it was half-way, {rest} shown to be less than half-way."
+    rest = [m for m in risen if m != first]
+    were = "was" if len(rest) == 1 else "were"
+    return f"{first} was learned first: when it was half-way, {listing(rest)} {were} shown to be less than half-way."
 
 
 # --- gradients ---
@@ -129,40 +132,48 @@ def short(value: float) -> str:
     )
 
 
+def grouped(verdicts: list[tuple[str, str]]) -> str:
+    """Join who is said what of, each verdict once.
+
+    >>> grouped([("rgb (2.0)", "ahead"), ("depth (0.6)", "behind"), ("audio (0.5)", "behind")])
+    'ahead: rgb (2.0); behind: depth (0.6) and audio (0.5)'
+    """
+    by: dict[str, list[str]] = {}
+    for who, verdict in verdicts:
+        by.setdefault(verdict, []).append(who)
+    return "; ".join(f"{verdict}: {listing(names)}" for verdict, names in by.items())
+
+
 def cosines(d: Learning) -> list[str]:
     """Say of each pair whether its gradients on shared weights agreed."""
     said = []
-    for key, given in list(d.of("gradient cosine").items())[:TOLD]:
+    for key, given in d.of("gradient cosine").items():
         points = known(given)
         above, below, n = _sides(points, 0.0)
-        ends = f"{num(points[0].mean)} at epoch {points[0].epoch}, {num(points[-1].mean)} at the end"
-        numbers = f"cosine {num(_mean(points))} on average; {ends}"
-        if abs(_mean(points)) < SMALL:
-            said.append(f"those of {d.name(key)} had little to do with each other ({numbers})")
-        elif above >= MOST * n:
-            said.append(f"those of {d.name(key)} agreed ({numbers})")
-        elif below >= MOST * n:
-            said.append(f"those of {d.name(key)} opposed each other ({numbers})")
-        else:
-            times = f"above 0 in {above} and below 0 in {below} of {count(n, 'epoch')}"
-            said.append(f"those of {d.name(key)} neither agreed nor opposed each other throughout ({numbers}; {times})")
-    return [f"Gradients on shared weights: {'; '.join(said)}."] if said else []
+        mean = _mean(points)
+        verdict = f"neither in {MOST:.0%} of the epochs"
+        if abs(mean) < SMALL:
+            verdict = "little to do with each other"
+        elif max(above, below) >= MOST * n:
+            verdict = "agreed" if above > below else "opposed"
+        ends = f", {num(points[0].mean)} at epoch {points[0].epoch} and {num(points[-1].mean)} at the end"
+        said.append((f"{d.name(key)} ({num(mean)}{ends if len(d.of('gradient cosine')) <= 3 else ''})", verdict))
+    return [f"Gradients on shared weights (mean cosine), {grouped(said)}."] if said else []
 
 
 def discrepancies(d: Learning) -> list[str]:
     """Say which modality alone gives the right answers more probability than the others."""
     said = []
-    for (m, _), given in list(d.of("discrepancy").items())[:TOLD]:
+    for key, given in d.of("discrepancy").items():
         points = known(given)
         above, below, n = _sides(points, 1.0)
-        end = num(points[-1].mean)
-        if above >= MOST * n:
-            said.append(f"{m} was ahead in {above} of {count(n, 'epoch')} ({end} at the end)")
-        elif below >= MOST * n:
-            said.append(f"{m} was behind in {below} of {count(n, 'epoch')} ({end} at the end)")
+        end = f"{d.name(key)} ({num(points[-1].mean)} at the end"
+        if max(above, below) >= MOST * n:
+            times = f"; {max(above, below)} of {count(n, 'epoch')})"
+            said.append((end + times, "better alone than the rest" if above > below else "worse"))
         else:
-            said.append(f"{m} was ahead in {above} and behind in {below} of {count(n, 'epoch')} ({end} at the end)")
-    return [f"Discrepancy ratio (above 1: better alone than the others): {'; '.join(said)}."] if said else []
+            said.append((f"{end}; better in {above}, worse in {below} of {count(n, 'epoch')})", "now this, now that"))
+    return [f"Discrepancy ratio, {grouped(said)}."] if said else []
 
 
 # --- calibration and features ---
@@ -171,21 +182,17 @@ def discrepancies(d: Learning) -> list[str]:
 def gates(d: Learning) -> list[str]:
     """Say what calibration does to each modality at the end of training."""
     said = []
-    for key, given in list(d.of("instance gate").items())[:TOLD]:
-        m, end = d.name(key), known(given)[-1]
+    for key, given in d.of("instance gate").items():
+        end = known(given)[-1]
         spread = end.std if math.isfinite(end.std) else 0.0
-        numbers = f"{num(end.mean)} ± {num(spread)}"
-        if end.mean + spread < GATE_START:
-            said.append(f"damps {m} ({numbers})")
-        elif end.mean - spread > GATE_START:
-            said.append(f"lifts {m} ({numbers})")
-        else:
-            said.append(f"leaves {m} about as it is ({numbers})")
-    found = [f"At the end calibration {listing(said)}; the gate per sample began at 0.88."] if said else []
+        damped, lifted = end.mean + spread < GATE_START, end.mean - spread > GATE_START
+        verdict = "damped" if damped else "lifted" if lifted else "about as it began"
+        said.append((f"{d.name(key)} ({num(end.mean)} ± {num(spread)})", verdict))
+    found = [f"Calibration at the end (its gate per sample began at 0.88), {grouped(said)}."] if said else []
     spreads = []
-    for key, given in list(d.of("dimension gate").items())[:TOLD]:
-        m, end = d.name(key), known(given)[-1]
-        spreads.append(f"{m} {num(end.mean)} ± {num(end.std)}" if math.isfinite(end.std) else f"{m} {num(end.mean)}")
+    for key, given in d.of("dimension gate").items():
+        end = known(given)[-1]
+        spreads.append(f"{d.name(key)} {num(end.mean)}" + (f" ± {num(end.std)}" if math.isfinite(end.std) else ""))
     return found + ([f"Gates per dimension at the end (0: untouched): {listing(spreads)}."] if spreads else [])
 
 
@@ -202,7 +209,7 @@ def settled(points: list[Point]) -> int | None:
 def similarities(d: Learning) -> list[str]:
     """Say from which epoch on each stream's features were nearly the final ones."""
     said = []
-    for (m, _), given in list(d.of("similarity to final").items())[:TOLD]:
+    for (m, _), given in d.of("similarity to final").items():
         points = known(given)
         epoch = settled(points)
         last = epoch is None or epoch == points[-1].epoch
