@@ -24,9 +24,10 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) ->
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
         folder = train(options)
-        print(f"run folder: {folder}")
-        if options.dynamics:
-            print(f"how the modalities learned: fusionscope report {folder}")
+        if not place()[0]:
+            print(f"run folder: {folder}")
+            if options.dynamics:
+                print(f"how the modalities learned: fusionscope report {folder}")
     elif isinstance(options, DissectOptions):
         with launched(options.device) as device:
             _dissect(msgspec.structs.replace(options, device=device))
@@ -130,7 +131,11 @@ def _baseline(folder: str) -> Dissection | None:
 
 
 def _prior(trained: Run) -> Any:
-    training = trained.description["training"]
+    """What is known without looking at a sample: class counts, shares of positives per label, or the mean."""
+    training, data = trained.description["training"], trained.description["data"]
+    if data["task"] == "multilabel":
+        samples = sum(data["sizes"][split] for split in training["splits"])
+        return [count / samples for count in training["class_counts"]]
     if training["class_counts"] is not None:
         return training["class_counts"]
     mean = training["target_mean"]

@@ -9,6 +9,7 @@ from fusionscope._lazy import attach
 if TYPE_CHECKING:
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
+    from ._config import stored_config as stored_config
     from ._dynamics_folder import Dynamics as Dynamics
     from ._folder import Run as Run
     from ._folder import load_run as load_run
@@ -25,6 +26,7 @@ __all__ = [
     "load_run",
     "load_weights",
     "read_config",
+    "stored_config",
     "train",
     "with_training",
 ]
@@ -39,6 +41,7 @@ __getattr__, __dir__ = attach(
         "load_run": "_folder",
         "load_weights": "_weights",
         "read_config": "_config",
+        "stored_config": "_config",
         "train": "_train",
         "with_training": "_told",
     },
