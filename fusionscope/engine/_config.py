@@ -115,7 +115,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sentiment: bool = False
     """The numbers to predict are sentiments from -3 to 3: also score Acc-2, Acc-7 and F1."""
     dynamics: bool = False
-    """Record how the modalities learn: gradients, each modality alone, gates, features; `fusionscope report` draws it."""
+    """Record how the modalities learn: gradients, each one alone, gates, features (`fusionscope report OUT`)."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where every epoch's row goes beside history.csv; the package must be installed."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

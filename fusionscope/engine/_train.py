@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from dataclasses import replace
@@ -18,104 +19,220 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from fusionscope._files import atomic_folder, writable_parent
 from fusionscope.data import DataSplits, load_data
-from fusionscope.errors import InputError
+from fusionscope.errors import InputError, ModelError
 from fusionscope.nn import Translator, VectorHead
 
+from ._checks import check_settings
 from ._config import TrainConfig
-from ._folder import KIND, SCHEMA, SOLO, check_target, write_run
-from ._loop import Fit, evaluate, fit
+from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
+from ._loop import Fit, Loop
 from ._memory import Memory, choose, remember
 from ._models import describe, rebuild, settings_in_words
 from ._progress import Reporter
-from ._scores import METRIC
+from ._ranks import make_fabric
+from ._scores import METRIC, task_loss
+from ._snapshot import STATE, load_snapshot, remove_snapshot, save_snapshot, unfinished
 from ._solo import twins
+from ._trainee import evaluate
 
 
-def train(config: TrainConfig, *, quiet: bool = False) -> Path:
-    """Train the baseline and write the run folder; return its path.
+def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None = None) -> Path:
+    """Train the model that the config names and write the run folder; return its path.
 
     The weights with the best validation score are kept. With ``config.refit``, validation only says how long to train:
     the model is then trained anew, from the same seed, on train + val for as many epochs as the first training took
     until it ended or was stopped, with a schedule of that length. The test split is scored once, at the end, and takes
     part in no choice. On the CPU, one seed gives one result, bit for bit.
 
-    When interrupted (Ctrl-C), the best weights so far are saved, with ``"interrupted": true`` and without test scores,
-    before ``KeyboardInterrupt`` goes on.
+    While it runs, ``OUT.unfinished`` holds snapshots and ``history.csv``; with ``config.resume`` a training that was
+    stopped in any way goes on from there, to the same bits on the CPU. Ctrl-C or SIGTERM ends the step, makes a
+    snapshot, saves the best weights so far as the run folder, with ``"interrupted": true`` and without test scores,
+    and raises ``KeyboardInterrupt``.
 
     With ``config.solo``, each modality's solo twin is trained once the joint run is written, then the twins' copies;
-    :attr:`Run.solo` and :attr:`Run.copies` read them. When interrupted there, the runs that were finished are kept.
+    :attr:`Run.solo` and :attr:`Run.copies` read them.
 
     With ``config.checkpoints``, weights along the training with validation are kept too (:attr:`Run.checkpoints`):
     the first training's only, none of a refit's. As nobody knows before where it ends, more are held in memory while
     it runs: at most half of all epochs' weights for 5 checkpoints, three quarters for 20.
 
+    Under ``torchrun`` the processes it started train one model: each step takes the samples that one process would.
+
+    Args:
+        config: all settings.
+        quiet: show nothing.
+        data: the config's data where it is loaded already.
+
     Raises:
-        InputError: if a setting is out of range, or the data cannot be trained on.
+        InputError: if a setting is out of range, or model and data do not fit (found out with one batch, before
+            training).
         FileError: if the run folder cannot be written (found out before training) or the data cannot be read.
         ModelError: if the loss becomes infinite or NaN.
     """
-    _check(config)
-    out = writable_parent(check_target(config.out, config.overwrite))
-    data = choose(load_data(config.data, seed=config.data_seed), config.modalities)
-    solo = twins(config, data)
-    fabric = _fabric(config)
+    check_settings(config)
+    config, resume = msgspec.structs.replace(config, resume=False), config.resume
+    out = writable_parent(check_target(config.out, config.overwrite, resume=resume))
+    data = rehearse(config, data)
+    fabric = make_fabric(config)
     quiet = quiet or not fabric.is_global_zero
     cuda = list(range(torch.cuda.device_count())) if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        data = _train_joint(_Job(config, data, fabric, Reporter(quiet=quiet)), out)
-        for twin in solo:
+        data = choose(data, config.modalities)
+        job = _Job(config, data, fabric, Reporter(quiet=quiet), out, resume)
+        job.complete("interrupted: the best weights so far (epoch {epoch}) are in {out}; --resume completes it")
+        data = replace(data, splits=data.splits | job.splits)
+        for twin in twins(config, data):
             name = Path(twin.out).name
             reporter = Reporter(quiet=quiet, title=f"solo {name}")
-            _train_twin(_Job(twin, choose(data, twin.modalities), fabric, reporter), out / SOLO / name)
+            one = _Job(twin, choose(data, twin.modalities), fabric, reporter, out / SOLO / name, resume)
+            one.complete("")
     return out
 
 
-def _train_joint(job: _Job, out: Path) -> DataSplits:
-    """Train and write; return the data as the job holds it, so that it is loaded once."""
-    reporter = job.reporter
-    try:
-        with reporter:
-            job.run()
-    except KeyboardInterrupt:
-        if job.best.state is not None:
-            job.write(out)
-            reporter.say(f"interrupted: the best weights so far (epoch {job.best.epoch}) are in {job.config.out}")
-        else:
-            reporter.say("interrupted before the first epoch was over: nothing to save")
-        raise
-    job.write(out)
-    reporter.say(job.summary(job.config.out))
-    return replace(job.data, splits=job.data.splits | job.splits)
+def rehearse(config: TrainConfig, data: DataSplits | None = None) -> DataSplits:
+    """Find out what would go wrong before anything is trained: load the data, build the model and every solo twin's,
+    compute one loss of two samples.
+
+    Returns:
+        The data as loaded, with all modalities.
+
+    Raises:
+        InputError: if a setting is out of range, or settings, parts and data do not fit one another.
+        FileError: if the data cannot be read.
+    """
+    check_settings(config)
+    data = load_data(config.data, seed=config.data_seed) if data is None else data
+    chosen = choose(data, config.modalities)
+    for one in [config, *twins(config, chosen)[: len(chosen.modalities)]]:
+        try:
+            _rehearse(one, choose(chosen, one.modalities))
+        except InputError as error:
+            which = "" if one is config else f"the solo twin of {one.modalities[0]}: "
+            raise InputError(f"{which}{error}") from error
+    return data
 
 
-def _train_twin(job: _Job, out: Path) -> None:
-    """Train and write; half a training is not kept, as it could be taken for a twin."""
-    reporter, config = job.reporter, job.config
-    try:
-        with reporter:
-            job.run()
-    except KeyboardInterrupt:
-        reporter.say(
-            f"interrupted: {config.out} is not written, the runs before it are. To add it, train with the same "
-            f"settings, without --solo, and --modalities {config.modalities[0]} --seed {config.seed} --out {config.out}"
-        )
-        raise
-    job.write(out)
-    reporter.say(job.summary(config.out))
+def _rehearse(config: TrainConfig, data: DataSplits) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        batch = next(iter(DataLoader(data.splits["train"], batch_size=2)))
+        target = batch["target"]
+        outputs = len(data.classes) or math.prod(target.shape[1:2])
+        spec = describe(config, data, outputs, tuple(target.shape[1:]))
+        try:
+            model = cast(Any, rebuild(spec, untrained=False))
+            found = model.outputs(batch["inputs"])
+            one = torch.ones(1)
+            model.loss(found, target, lambda p, t: task_loss(data.task, p, t, config.label_smoothing, one))
+        except InputError as error:  # of a part, which does not know what the user has set
+            raise InputError(f"{error} (settings: {settings_in_words(config)})") from error
+        except RuntimeError as error:
+            shapes = ", ".join(f"{m} {list(x.shape[1:])}" for m, x in batch["inputs"].items())
+            raise InputError(
+                f"the model cannot take the data: {str(error).splitlines()[0]} (samples: {shapes}; settings: "
+                f"{settings_in_words(config)})"
+            ) from error
 
 
 class _Job:
     """One training with all that its run folder tells."""
 
-    def __init__(self, config: TrainConfig, data: DataSplits, fabric: Fabric, reporter: Reporter):
+    def __init__(
+        self, config: TrainConfig, data: DataSplits, fabric: Fabric, reporter: Reporter, out: Path, resume: bool
+    ):
         self.config, self.data, self.fabric, self.reporter = config, data, fabric, reporter
-        self.splits = {name: remember(split) for name, split in data.splits.items() if name != "test"}
-        self.began = time.perf_counter()
+        self.out, self.folder = out, unfinished(out)
+        self.splits: dict[str, Dataset] = {}
         self.train_on, self.refitted = ["train"], False
+        self.selection, self.refit, self.test = Fit(), Fit(), None
+        self.began, self.loop_state = time.perf_counter(), None
+        self.finished = fabric.broadcast(resume and is_complete(out, config))
+        self.state = None if self.finished else fabric.broadcast(self._found(resume))
+
+    def _found(self, resume: bool) -> dict[str, Any] | None:
+        """The snapshot to go on from, if that is wanted and there is one; what else lies there is removed."""
+        if not self.fabric.is_global_zero:
+            return None
+        if resume:
+            state = load_snapshot(self.folder)
+            if state is not None:
+                check_same(self.folder, state["config"], self.config)
+                if state["fingerprint"] != self.data.fingerprint:
+                    raise InputError(
+                        f"the data of {self.config.data} changed since {self.folder} was begun: its training cannot go "
+                        "on; begin anew with overwrite (--overwrite)"
+                    )
+                return state
+        remove_snapshot(self.folder)
+        self.folder.mkdir(parents=True)
+        return None
+
+    def complete(self, interrupted: str) -> None:
+        """Train and write, unless that is done; ``interrupted`` says what to print when best weights are saved then.
+
+        Without it nothing is saved but the snapshot: half a twin could be taken for a twin.
+        """
+        reporter = self.reporter
+        if self.finished:
+            reporter.say(f"complete already: {self.config.out}")
+            remove_snapshot(self.folder)
+            return
+        self._prepare()
+        try:
+            with reporter:
+                self.run()
+        except KeyboardInterrupt:
+            if interrupted and self.best.state is not None:
+                self.write()
+                reporter.say(interrupted.format(epoch=self.best.epoch, out=self.config.out))
+            elif not interrupted or self._has_snapshot():
+                reporter.say(f"interrupted: {self.config.out} is not written yet; --resume completes it")
+            else:
+                reporter.say("interrupted before the first epoch was over: nothing to save")
+            raise
+        except ModelError:
+            remove_snapshot(self.folder)
+            raise
+        finally:
+            if self.fabric.is_global_zero and not self._has_snapshot():
+                remove_snapshot(self.folder)
+        self.write()
+        if self.fabric.is_global_zero:
+            remove_snapshot(self.folder)
+        self.fabric.barrier()
+        reporter.say(self.summary(self.config.out))
+
+    def _has_snapshot(self) -> bool:
+        return (self.folder / STATE).exists()
+
+    def _prepare(self) -> None:
+        data = self.data
+        self.splits = {name: remember(split) for name, split in data.splits.items() if name != "test"}
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
         self.outputs = len(data.classes) or self.scale.numel()
-        self.selection, self.refit, self.test = Fit(), Fit(), None
-        self.spec = describe(config, data, self.outputs, target_shape)
+        self.spec = describe(self.config, data, self.outputs, target_shape)
+        if self.state is not None:
+            state, self.state = self.state, None
+            self.selection, self.refit = Fit(**state["selection"]), Fit(**state["refit"])
+            self.began -= state["seconds"]
+            self.loop_state = state["loop"]
+            where = f"{self.loop_state['phase']} epoch {self.loop_state['epoch']}, step {self.loop_state['step']}"
+            self.reporter.say(f"going on from the snapshot in {self.folder} ({where})")
+
+    def _save(self, loop: dict[str, Any]) -> None:
+        if self.fabric.is_global_zero:
+            state = {
+                "config": msgspec.to_builtins(self.config),
+                "fingerprint": self.data.fingerprint,
+                "seconds": time.perf_counter() - self.began,
+                "selection": vars(self.selection),
+                "refit": vars(self.refit),
+                "loop": loop,
+            }
+            save_snapshot(self.folder, state)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.fabric.is_global_zero:
+            write_history(self.folder, self.selection.history + self.refit.history)
 
     @property
     def best(self) -> Fit:
@@ -123,22 +240,18 @@ class _Job:
 
     def run(self) -> None:
         config, splits = self.config, self.splits
-        model = self._fit(splits["train"], splits["val"], config.epochs, self.selection, "train")
+        model = None
+        if self.loop_state is None or self.loop_state["phase"] == "train":
+            model = self._fit(splits["train"], splits["val"], config.epochs, self.selection, "train")
         if config.refit:
             both = _join(splits["train"], splits["val"])
             model = self._fit(both, None, len(self.selection.history), self.refit, "refit")
             self.refitted = True  # an interrupted refit counts for nothing: the weights of the selection are kept
             self.train_on = ["train", "val"]
             self.counts = _targets(both, self.data)[0]
-        self.test = self._score(model, self.data.splits["test"])
+        self.test = self._score(cast(nn.Module, model), self.data.splits["test"])
 
     def _fit(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> nn.Module:
-        try:
-            return self._fitted(train, val, epochs, result, phase)
-        except InputError as error:  # of a part, which does not know what the user has set
-            raise InputError(f"{error} (settings: {settings_in_words(self.config)})") from error
-
-    def _fitted(self, train: Dataset, val: Dataset | None, epochs: int, result: Fit, phase: str) -> nn.Module:
         torch.manual_seed(self.config.seed)
         model = rebuild(self.spec)
         if self.data.task == "regression":
@@ -146,7 +259,9 @@ class _Job:
         elif self.data.task == "translation":
             cast(Translator, model).set_range(self.centre, self.scale)
         self.spec["parameters"] = sum(p.numel() for p in model.parameters())
-        fit(
+        if self.fabric.global_rank:  # other dropout than on the first rank
+            torch.manual_seed(self.config.seed + self.fabric.global_rank)
+        loop = Loop(
             self.fabric,
             model,
             self.config,
@@ -162,17 +277,23 @@ class _Job:
             reporter=self.reporter,
             result=result,
             phase=phase,
+            save=self._save,
+            log=self._log,
         )
+        if self.loop_state is not None:
+            state, self.loop_state = self.loop_state, None
+            loop.load_state_dict(state)
+        loop.run()
         return model
 
     def _score(self, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
         return evaluate(self.fabric, model, dataset, self.data.task, self.data.classes, self.config, self.scale)
 
-    def write(self, out: Path) -> None:
+    def write(self) -> None:
         if not self.fabric.is_global_zero:
             return
         state = cast(dict[str, Tensor], self.best.state)
-        with atomic_folder(out) as folder:
+        with atomic_folder(self.out) as folder:
             history = self.selection.history + self.refit.history
             checkpoints = self.selection.checkpoints(self.config.checkpoints)
             write_run(folder, self._description(), state, history, self._metrics(), checkpoints)
@@ -256,46 +377,3 @@ def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor
 
 def _join(train: Dataset, val: Dataset) -> Dataset:
     return train + val if isinstance(train, Memory) and isinstance(val, Memory) else ConcatDataset([train, val])
-
-
-def _fabric(config: TrainConfig) -> Fabric:
-    try:
-        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
-        fabric.launch()
-    except (RuntimeError, ValueError, ImportError) as error:
-        raise InputError(
-            f"cannot use accelerator {config.accelerator!r} with {config.devices} devices: {error}; "
-            "--accelerator auto takes what is there"
-        ) from error
-    return fabric
-
-
-def _check(config: TrainConfig) -> None:
-    positive = ("epochs", "batch_size", "lr", "width", "devices")
-    shares = ("dropout", "modality_dropout", "label_smoothing")
-    none_below = (
-        "patience",
-        "weight_decay",
-        "auxiliary",
-        "augment",
-        "workers",
-        "seed",
-        "data_seed",
-        "checkpoints",
-        "copies",
-    )
-    for names, ok, wanted in (
-        (positive, lambda v: v > 0, "more than 0"),
-        (shares, lambda v: 0 <= v < 1, "at least 0 and less than 1"),
-        (none_below, lambda v: v >= 0, "at least 0"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if not (ok(value) and value != float("inf")):
-                raise InputError(f"{name} must be {wanted}, got {value}")
-    if config.batch_size < 2:
-        raise InputError("batch_size must be at least 2, since batch norms need two samples, got 1")
-    if config.checkpoints == 1:
-        raise InputError("checkpoints must be 0 or at least 2, since the first and the last are always kept, got 1")
-    if config.copies and not config.solo:
-        raise InputError("copies are further trainings of the solo twins; set solo (--solo) too, or leave copies out")

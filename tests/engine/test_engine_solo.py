@@ -136,8 +136,8 @@ def test_the_data_is_loaded_once(toy, tmp_path, monkeypatch):
     real_load, real_job = _train.load_data, _train._Job
 
     class Job(real_job):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def _prepare(self):
+            super()._prepare()
             held.append(self.splits["train"].inputs)
 
     monkeypatch.setattr(_train, "load_data", lambda *a, **k: calls.append(1) or real_load(*a, **k))
@@ -163,7 +163,7 @@ def test_ctrl_c_in_a_twin_keeps_the_finished_runs(toy, tmp_path, monkeypatch, ca
         train(config(toy % "label", out, solo=True))
     shown = capsys.readouterr().err
     assert "solo x train   1/2" in shown
-    assert f"--modalities m --seed 1 --out {out}/solo/m" in shown
+    assert f"interrupted: {out}/solo/m is not written yet; --resume completes it" in shown
     assert [p.name for p in (out / "solo").iterdir()] == ["x"]
     run = load_run(out)
     assert not run.metrics["interrupted"]

@@ -132,8 +132,8 @@ def test_ctrl_c_while_refitting_keeps_the_selected_weights(toy, tmp_path, monkey
     refitting = []
 
     class Interrupting(loop.Reporter):
-        def phase(self, name, steps):
-            super().phase(name, steps)
+        def phase(self, name, steps, done=0):
+            super().phase(name, steps, done)
             refitting[:] = [name == "refit"]
 
         def epoch(self, *arguments):
