@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,13 @@ from ._solo import twins
 from ._trainee import evaluate
 
 
-def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    data: DataSplits | None = None,
+    before_writing: Callable[[], None] | None = None,
+) -> Path:
     """Train the model that the config names and write the run folder; return its path.
 
     The weights with the best validation score are kept. With ``config.refit``, validation only says how long to train:
@@ -62,6 +69,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
         config: all settings.
         quiet: show nothing.
         data: the config's data where it is loaded already.
+        before_writing: called before the run folder is written; what it raises ends the training without one.
 
     Raises:
         InputError: if a setting is out of range, or model and data do not fit (found out with one batch, before
@@ -79,6 +87,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
     with torch.random.fork_rng(devices=cuda):
         data = choose(data, config.modalities)
         job = _Job(config, data, fabric, Reporter(quiet=quiet), out, resume)
+        job.before_writing = before_writing
         job.complete("interrupted: the best weights so far (epoch {epoch}) are in {out}; --resume completes it")
         data = replace(data, splits=data.splits | job.splits)
         for twin in twins(config, data):
@@ -145,6 +154,7 @@ class _Job:
         self.train_on, self.refitted = ["train"], False
         self.selection, self.refit, self.test = Fit(), Fit(), None
         self.began, self.loop_state = time.perf_counter(), None
+        self.before_writing: Callable[[], None] | None = None
         self.finished = fabric.broadcast(resume and is_complete(out, config))
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
@@ -292,6 +302,8 @@ class _Job:
     def write(self) -> None:
         if not self.fabric.is_global_zero:
             return
+        if self.before_writing is not None:
+            self.before_writing()
         state = cast(dict[str, Tensor], self.best.state)
         with atomic_folder(self.out) as folder:
             history = self.selection.history + self.refit.history
