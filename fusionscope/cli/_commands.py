@@ -12,8 +12,7 @@ from torch import nn
 
 from fusionscope._files import writable_parent
 from fusionscope.cli._function import call_function
-from fusionscope.cli._options import DissectOptions, ReportOptions, StudyOptions, TraceOptions
-from fusionscope.cli._study import study
+from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import Dissection, check_folder, dissect, launched, load, place
@@ -21,7 +20,7 @@ from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
 from fusionscope.errors import InputError
 
 
-def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | StudyOptions) -> None:
+def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
         print(f"run folder: {train(options)}")
@@ -30,8 +29,6 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | S
             _dissect(msgspec.structs.replace(options, device=device))
     elif isinstance(options, TraceOptions):
         trace_model(options)
-    elif isinstance(options, StudyOptions):
-        study(options)
     else:
         folder = Path(options.folder)
         print(f"report: {load(folder).report(_report_path(options.out, folder)).resolve()}")

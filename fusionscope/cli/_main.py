@@ -110,9 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from fusionscope.cli import _commands
-
-        _commands.run(options)
+        _run(options)
     except FusionscopeError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
@@ -125,6 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         notes = "; ".join(getattr(error, "__notes__", []))
         _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
+
+
+def _run(options: Any) -> None:
+    from fusionscope.cli._options import StudyOptions
+
+    if isinstance(options, StudyOptions):  # which goes on with a study without torch: the workers have it
+        from fusionscope.cli._study import study
+
+        study(options)
+    else:
+        from fusionscope.cli import _commands
+
+        _commands.run(options)
 
 
 def _hang_up() -> NoReturn:
