@@ -9,6 +9,7 @@ from fusionscope._lazy import attach
 if TYPE_CHECKING:
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
+    from ._config import stored_config as stored_config
     from ._folder import Run as Run
     from ._folder import load_run as load_run
     from ._run_study import run_study as run_study
@@ -31,6 +32,7 @@ __all__ = [
     "read_config",
     "read_study",
     "run_study",
+    "stored_config",
     "study_summary",
     "train",
 ]
@@ -48,6 +50,7 @@ __getattr__, __dir__ = attach(
         "read_config": "_config",
         "read_study": "_study",
         "run_study": "_run_study",
+        "stored_config": "_config",
         "study_summary": "_run_study",
         "train": "_train",
     },

@@ -27,7 +27,7 @@ from ._checks import check_settings
 from ._config import TrainConfig
 from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
 from ._loop import Fit, Loop
-from ._memory import Memory, choose, remember
+from ._memory import Memory, choose, loader, remember
 from ._models import describe, rebuild, settings_in_words
 from ._progress import Reporter
 from ._ranks import make_fabric
@@ -123,7 +123,7 @@ def rehearse(config: TrainConfig, data: DataSplits | None = None) -> DataSplits:
 
 def _rehearse(config: TrainConfig, data: DataSplits) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        batch = next(iter(DataLoader(data.splits["train"], batch_size=2)))
+        batch = next(iter(loader(data.splits["train"], 2)))
         target = batch["target"]
         outputs = len(data.classes) or math.prod(target.shape[1:2])
         spec = describe(config, data, outputs, tuple(target.shape[1:]))
@@ -367,7 +367,8 @@ class _Job:
 
 
 def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor, Tensor, tuple[int, ...]]:
-    """Class counts (samples, or pixels that are not ignored), a target's shape, and between them centre and scale.
+    """Class counts (samples with a class or label, or pixels that are not ignored), a target's shape, and between them
+    centre and scale.
 
     Mean and standard deviation of values to regress; of images the middle and half the width of each channel's range,
     which is 0 to 1 for values between.
@@ -379,6 +380,8 @@ def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor
     if data.task == "translation":
         low, high = loaded.amin((0, 2, 3)).float().clamp(max=0), loaded.amax((0, 2, 3)).float().clamp(min=1)
         return None, (low + high) / 2, (high - low) / 2, shape
+    if data.task == "multilabel":
+        return loaded.sum(0).long().tolist(), torch.zeros(1), torch.ones(1), shape
     if data.task != "regression":
         counts = torch.bincount(loaded[loaded >= 0].flatten(), minlength=len(data.classes))
         return counts.tolist(), torch.zeros(1), torch.ones(1), shape

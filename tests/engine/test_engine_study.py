@@ -109,7 +109,7 @@ def test_a_file_becomes_a_grid_and_settings_go_from_train_to_data_to_variant(tmp
     [
         (("seeds", "seed"), r"study.toml: seed is a setting of a training.* Did you mean 'seeds'"),
         (("seeds", "seedz"), r"study.toml: no setting 'seedz'. Did you mean 'seeds'"),
-        (('fuse = "gated"', "fuse = 3"), r"\[variants.gated\]: fuse = 3: expected `str`"),
+        (('fuse = "gated"', "fuse = 3"), r"\[variants.gated\]: fuse = 3: expected a text, got a whole number"),
         (("width = 4", "widht = 4"), r"\[train\]: no setting 'widht'. Did you mean 'width'"),
         (("width = 4", "seed = 4"), r"\[train\]: seed is set by the study itself \(seeds\)"),
         (("width = 4", "resume = true"), r"\[train\]: resume is set by the study itself"),
