@@ -11,13 +11,14 @@ from fusionscope import __version__
 from fusionscope.errors import FusionscopeError
 
 ABOUT = """\
-usage: fusionscope [-h] [--version] {train,study,dissect,trace,report} ...
+usage: fusionscope [-h] [--version] {train,study,compare,dissect,trace,report} ...
 
 See what each modality contributes to a multimodal PyTorch model.
 
 Commands (each has its own --help):
   train     train a model (an encoder per modality, concatenation, a head; or another); writes a run folder
   study     train a grid of data sets, variants and seeds; writes a study folder
+  compare   compare a study's variants over its seeds, clean, without modalities, corrupted; writes tables and charts
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
   trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
   report    write the HTML report of a saved dissection again
@@ -25,6 +26,7 @@ Commands (each has its own --help):
 Examples:
   fusionscope train --data scenes --out runs/demo
   fusionscope study studies/utd.toml --workers 2
+  fusionscope compare studies/utd
   fusionscope dissect runs/demo
   fusionscope dissect --model my_package.models:build --weights best.safetensors --data my_package.data:loader --out d
   fusionscope trace --model my_package.models:build --batch my_package.data:batch
@@ -65,6 +67,15 @@ A study's file:
   fuse = "concat"
   [variants.calibrated]
   calibration = true"""
+
+COMPARE = """\
+Compare a study's variants over its seeds with a baseline: clean, without each modality, and with each corrupted.
+Differences are paired over seeds, and called so only after correction for all of them; writes tables and charts.
+
+Examples:
+  fusionscope compare studies/utd
+  fusionscope compare studies/utd --baseline concat --conditions clean --formats svg
+  fusionscope compare studies/utd --metric loss --out tables/loss"""
 
 DISSECT = """\
 Measure what each modality contributes, where modalities agree and differ; write tables and an HTML report.
@@ -150,12 +161,13 @@ def _parse(arguments: list[str]) -> Any:
     import tyro
 
     from fusionscope.cli._arguments import check_arguments
-    from fusionscope.cli._options import DissectOptions, ReportOptions, StudyOptions, TraceOptions
+    from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, StudyOptions, TraceOptions
     from fusionscope.engine import TrainConfig, read_config, stored_config
 
     commands: dict[str, type[msgspec.Struct]] = {
         "train": TrainConfig,
         "study": StudyOptions,
+        "compare": CompareOptions,
         "dissect": DissectOptions,
         "trace": TraceOptions,
         "report": ReportOptions,
@@ -176,6 +188,7 @@ def _parse(arguments: list[str]) -> Any:
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
         | Annotated[StudyOptions, tyro.conf.subcommand("study", description=STUDY, prefix_name=False)]
+        | Annotated[CompareOptions, tyro.conf.subcommand("compare", description=COMPARE, prefix_name=False)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
         | Annotated[TraceOptions, tyro.conf.subcommand("trace", description=TRACE, prefix_name=False)]
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]

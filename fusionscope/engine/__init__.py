@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from fusionscope._lazy import attach
 
 if TYPE_CHECKING:
+    from ._compare import Comparison as Comparison
+    from ._compare import compare as compare
+    from ._conditions import score_conditions as score_conditions
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
     from ._config import stored_config as stored_config
@@ -22,16 +25,19 @@ if TYPE_CHECKING:
     from ._weights import load_weights as load_weights
 
 __all__ = [
+    "Comparison",
     "Run",
     "Study",
     "StudyRun",
     "TrainConfig",
+    "compare",
     "load_run",
     "load_study",
     "load_weights",
     "read_config",
     "read_study",
     "run_study",
+    "score_conditions",
     "stored_config",
     "study_summary",
     "train",
@@ -40,16 +46,19 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "Comparison": "_compare",
         "Run": "_folder",
         "Study": "_study",
         "StudyRun": "_study",
         "TrainConfig": "_config",
+        "compare": "_compare",
         "load_run": "_folder",
         "load_study": "_study_folder",
         "load_weights": "_weights",
         "read_config": "_config",
         "read_study": "_study",
         "run_study": "_run_study",
+        "score_conditions": "_conditions",
         "stored_config": "_config",
         "study_summary": "_run_study",
         "train": "_train",

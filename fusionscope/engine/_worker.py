@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from fusionscope._files import atomic_write
-from fusionscope.errors import InputError
 
 from ._claims import Claim, LostClaim
 from ._config import TrainConfig
@@ -140,13 +139,13 @@ def _use_threads() -> None:
 
 
 def _load(spec: str, seed: int) -> Any:
-    """Load a data set; its training data stay in memory, where they fit, for all runs."""
+    """Load a data set; it stays in memory, where it fits, for all runs."""
     from fusionscope.data import load_data
 
     from ._memory import remember
 
     data = load_data(spec, seed=seed)
-    return replace(data, splits={n: s if n == "test" else remember(s) for n, s in data.splits.items()})
+    return replace(data, splits={name: remember(split) for name, split in data.splits.items()})
 
 
 def _train(config: TrainConfig, data: Any, claim: Claim) -> Path:
@@ -156,10 +155,8 @@ def _train(config: TrainConfig, data: Any, claim: Claim) -> Path:
 
 
 def _score(folder: Path, severities: Sequence[int], data: Any) -> Any:
-    try:
-        from ._conditions import score_conditions
-    except ImportError as error:
-        raise InputError("this fusionscope cannot score conditions; write conditions = false") from error
+    from ._conditions import score_conditions
+
     return score_conditions(folder, severities=severities, data=data)
 
 
