@@ -124,9 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from fusionscope.cli import _commands
-
-        _commands.run(options)
+        _run(options)
     except FusionscopeError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
@@ -139,6 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         notes = "; ".join(getattr(error, "__notes__", []))
         _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
+
+
+def _run(options: Any) -> None:
+    from fusionscope.cli._options import StudyOptions
+
+    if isinstance(options, StudyOptions):  # which goes on with a study without torch: the workers have it
+        from fusionscope.cli._study import study
+
+        study(options)
+    else:
+        from fusionscope.cli import _commands
+
+        _commands.run(options)
 
 
 def _hang_up() -> NoReturn:
@@ -154,7 +165,7 @@ def _parse(arguments: list[str]) -> Any:
     from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, StudyOptions, TraceOptions
     from fusionscope.engine import TrainConfig, read_config, stored_config
 
-    commands = {
+    commands: dict[str, type[msgspec.Struct]] = {
         "train": TrainConfig,
         "study": StudyOptions,
         "compare": CompareOptions,

@@ -33,7 +33,7 @@ from ._weights import load_weights, save_weights
 SCHEMA = 1
 KIND = "fusionscope run"
 CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
-CHECKPOINTS, SOLO, DYNAMICS = "checkpoints", "solo", "dynamics"
+CHECKPOINTS, SOLO = "checkpoints", "solo"
 FREE = {"out", "overwrite", "resume", "snapshot", "workers", "loggers", "solo", "copies"}  # do not change the weights
 OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", DYNAMICS, "logs"}
 OURS |= {"conditions.csv"}  # of a study

@@ -7,6 +7,7 @@ import math
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,8 @@ from fusionscope.nn import Translator, VectorHead
 
 from ._checks import check_settings
 from ._config import TrainConfig
-from ._folder import DYNAMICS, KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
+from ._dynamics_folder import DYNAMICS
+from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
 from ._logging import LOGS, open_loggers
 from ._loop import Fit, Loop
 from ._memory import Memory, choose, loader, remember
@@ -39,7 +41,13 @@ from ._solo import twins
 from ._trainee import evaluate
 
 
-def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    data: DataSplits | None = None,
+    before_writing: Callable[[], None] | None = None,
+) -> Path:
     """Train the model that the config names and write the run folder; return its path.
 
     The weights with the best validation score are kept. With ``config.refit``, validation only says how long to train:
@@ -65,6 +73,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
         config: all settings.
         quiet: show nothing.
         data: the config's data where it is loaded already.
+        before_writing: called before the run folder is written; what it raises ends the training without one.
 
     Raises:
         InputError: if a setting is out of range, or model and data do not fit (found out with one batch, before
@@ -82,6 +91,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
     with torch.random.fork_rng(devices=cuda):
         data = choose(data, config.modalities)
         job = _Job(config, data, fabric, Reporter(quiet=quiet), out, resume)
+        job.before_writing = before_writing
         job.complete("interrupted: the best weights so far (epoch {epoch}) are in {out}; --resume completes it")
         data = replace(data, splits=data.splits | job.splits)
         for twin in twins(config, data):
@@ -151,6 +161,7 @@ class _Job:
         self.selection, self.refit, self.test = Fit(), Fit(), None
         self.began, self.loop_state = time.perf_counter(), None
         self.logs = open_loggers((), out, config)
+        self.before_writing: Callable[[], None] | None = None
         self.finished = fabric.broadcast(resume and is_complete(out, config))
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
@@ -307,6 +318,8 @@ class _Job:
     def write(self) -> None:
         if not self.fabric.is_global_zero:
             return
+        if self.before_writing is not None:
+            self.before_writing()
         state = cast(dict[str, Tensor], self.best.state)
         with atomic_folder(self.out) as folder:
             history = self.selection.history + self.refit.history
