@@ -21,7 +21,7 @@ Commands (each has its own --help):
   compare   compare a study's variants over its seeds, clean, without modalities, corrupted; writes tables and charts
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
   trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
-  report    write the HTML report of a saved dissection again
+  report    write the HTML report of a run (how its modalities learned) or of a saved dissection
 
 Examples:
   fusionscope train --data scenes --out runs/demo
@@ -41,6 +41,8 @@ Examples:
   fusionscope train --data digits --out runs/top --modalities top
   fusionscope train --data digits --out runs/twins --solo --copies 2 --checkpoints 6
   fusionscope train examples/leaves100.toml --out runs/leaves --seed 1
+  fusionscope train --resume --out runs/leaves
+  torchrun --standalone --nproc-per-node 2 -m fusionscope train examples/leaves100.toml --out runs/leaves-two
 
 A TOML file gives settings by their names below (lr = 0.001, batch_size = 16); options after it go before the file's."""
 
@@ -96,9 +98,10 @@ Examples:
   fusionscope trace --model m:build --batch m:batch --modalities rgb depth --weights best.safetensors"""
 
 REPORT = """\
-Write the HTML report of a saved dissection again.
+Write the HTML report of a run folder (its dissection, if it has one, and how it was trained) or of a dissection.
 
 Examples:
+  fusionscope report runs/demo
   fusionscope report runs/demo/dissection --out demo.html"""
 
 
@@ -121,9 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch loads: OpenMP threads that spin while they wait make a run several times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from fusionscope.cli import _commands
-
-        _commands.run(options)
+        _run(options)
     except FusionscopeError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader (head, less) has had enough; nothing more can be printed
@@ -138,24 +139,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"the model raised {type(error).__name__}: {error}\n({notes})")
 
 
+def _run(options: Any) -> None:
+    from fusionscope.cli._options import StudyOptions
+
+    if isinstance(options, StudyOptions):  # which goes on with a study without torch: the workers have it
+        from fusionscope.cli._study import study
+
+        study(options)
+    else:
+        from fusionscope.cli import _commands
+
+        _commands.run(options)
+
+
 def _hang_up() -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
 
 
 def _parse(arguments: list[str]) -> Any:
+    import msgspec
     import tyro
 
+    from fusionscope.cli._arguments import check_arguments
     from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, StudyOptions, TraceOptions
-    from fusionscope.engine import TrainConfig, read_config
+    from fusionscope.engine import TrainConfig, read_config, stored_config
 
+    commands: dict[str, type[msgspec.Struct]] = {
+        "train": TrainConfig,
+        "study": StudyOptions,
+        "compare": CompareOptions,
+        "dissect": DissectOptions,
+        "trace": TraceOptions,
+        "report": ReportOptions,
+    }
     default: Any = tyro.MISSING
+    settings: dict[str, Any] = {}
     if arguments[0] == "train" and len(arguments) > 1 and arguments[1].endswith(".toml"):
         path, *rest = arguments[1:]
         given = {option.partition("=")[0].strip("-").replace("-", "_") for option in rest if option.startswith("--")}
         required = {name: tyro.MISSING for name in ("data", "out")}
-        default = TrainConfig(**required | read_config(path, skip=given))
+        settings = read_config(path, skip=given)
+        default = TrainConfig(**required | settings)
         arguments = ["train", *rest]
+    elif arguments[0] == "train" and "--resume" in arguments and not any(a.startswith("--data") for a in arguments):
+        settings = stored_config(_value(arguments, "--out"))
+        default = msgspec.convert(settings, TrainConfig)
+    check_arguments(arguments[0], arguments[1:], commands, given=list(settings))
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
         | Annotated[StudyOptions, tyro.conf.subcommand("study", description=STUDY, prefix_name=False)]
@@ -165,6 +195,14 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
     )
     return tyro.cli(command, prog="fusionscope", args=arguments)
+
+
+def _value(arguments: Sequence[str], name: str) -> str:
+    """What an option is given, as ``--out X`` or ``--out=X``; empty where it is not."""
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option == name or option.startswith(f"{name}="):
+            return following if option == name else option.partition("=")[2]
+    return ""
 
 
 def _fail(message: str) -> None:

@@ -130,7 +130,7 @@ def progress(runs: Sequence[StudyRun]) -> str:
 
 def time_left(seconds: float | None, workers: int) -> str:
     """
-    >>> time_left(7300, 2)
+    >>> time_left(7300.0, 2)
     'about 1 h 1 min left'
     """
     if seconds is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusionscope._settings import misfit
 from fusionscope.errors import FileError, InputError, did_you_mean
 
 
@@ -35,6 +37,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """auto: an encoder per modality, concatenation and a head, for any task (the translator where the target is an
     image). classifier: with any encoder and fuse; sequence: attention over time; segmenter and translator: one encoder
     shared by all modalities, with an exchange."""
+    build: str = ""
+    """Your own model instead: package.module:function, which returns a torch.nn.Module that takes the modalities."""
     encoder: str = "auto"
     """auto (small ones by kind of input; resnet18 in the segmenter), resnet18 (34, 50, 101, 152), hf:NAME, and for
     sequences conv or transformer."""
@@ -115,7 +119,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sentiment: bool = False
     """The numbers to predict are sentiments from -3 to 3: also score Acc-2, Acc-7 and F1."""
     dynamics: bool = False
-    """Record how the modalities learn: gradients, each modality alone, gates, features; `fusionscope report` draws it."""
+    """Record how the modalities learn: gradients, each one alone, gates, features (`fusionscope report OUT`)."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where every epoch's row goes beside history.csv; the package must be installed."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -173,11 +177,27 @@ def settings(
             raise InputError(f"{where}: no setting {key!r}.{did_you_mean(key, types)} {mend}")
         if key in skip:
             continue
-        try:
-            values[key] = msgspec.convert(value, types[key])
-        except msgspec.ValidationError as error:
-            raise InputError(f"{where}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+        if said := misfit(value, types[key]):
+            raise InputError(f"{where}: {key} = {value!r}: {said}")
+        values[key] = msgspec.convert(value, types[key])
     return values
+
+
+def stored_config(out: str) -> dict[str, Any]:
+    """Return the settings with which a run folder, finished or not, was begun.
+
+    Raises:
+        FileError: if there is none.
+    """
+    for path, inside in ((Path(f"{out}.unfinished") / "state.json", "state"), (Path(out) / "config.json", "")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return dict((found[inside]["config"] if inside else found["train"]).items())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise FileError(f"{path} is damaged ({error}); remove {path.parent} and train anew") from error
+    raise FileError(f"nothing to resume: there is neither {out}.unfinished nor a run folder {out}")
 
 
 def expanded(found: dict[str, Any], where: str, skip: Collection[str] = (), option: bool = True) -> dict[str, Any]:

@@ -110,6 +110,4 @@ def _devices() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name]
-    import torch
-
-    return [str(index) for index in range(torch.cuda.device_count())]
+    return [str(index) for index in range(sum(p.name[6:].isdecimal() for p in Path("/dev").glob("nvidia*")))]

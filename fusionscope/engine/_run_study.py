@@ -39,10 +39,10 @@ def run_study(
 ) -> Study:
     """Train every run of the study that is not done, in worker processes, and score it under its conditions.
 
-    Before anything starts, each data set is loaded and each variant built and tried on one batch of it. Runs are
-    claimed, so several machines may work on one study folder at once. When killed at any moment, a second start loses
-    no finished run and goes on with the unfinished ones. A run that fails is recorded, with its traceback, and left
-    alone until ``retry``; one whose process dies is tried 3 times before.
+    Before anything starts, each variant that was not begun yet is built and tried on one batch of each data set. Runs
+    are claimed, so several machines may work on one study folder at once. When killed at any moment, a second start
+    loses no finished run and goes on with the unfinished ones. A run that fails is recorded, with its traceback, and
+    left alone until ``retry``; one whose process dies is tried 3 times before.
 
     Args:
         study: the grid; where its folder holds a part of it already, that is gone on with.
@@ -64,8 +64,10 @@ def run_study(
     check_study(study)
     board = Board(study, quiet=quiet)
     states = [study.look(run) for run in runs]
-    again = ("pending", "unfinished", "failed") if retry else ("pending", "unfinished")
-    rehearsed = _rehearse_all(study, [run for run in states if run.state in again], board)
+    begun = {(run.data, run.variant) for run in states if run.state in ("done", "unfinished", "running") and not check}
+    again = ("pending", "failed") if retry else ("pending",)
+    fresh = [run for run in states if check or (run.state in again and (run.data, run.variant) not in begun)]
+    rehearsed = _rehearse_all(study, fresh, board)
     if check:
         board.say(f"the settings fit: {rehearsed} combinations of data and variant tried; {progress(states)}")
         return study
@@ -157,7 +159,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
     """Try every combination of data set and variant that has something to train; one data set in memory at a time."""
     from fusionscope.data import load_data
 
-    from . import _train
+    from . import _rehearse
 
     first: dict[tuple[str, str], StudyRun] = {}
     for run in runs:
@@ -170,7 +172,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
             if key != (config.data, config.data_seed):
                 key, data = (config.data, config.data_seed), None
                 data = load_data(config.data, seed=config.data_seed)
-            _train.rehearse(config, data)
+            _rehearse.rehearse(config, data)
         except FusionscopeError as error:
             raise InputError(f"{_blame(study, run, str(error))}: {error}") from error
     return len(first)

@@ -86,7 +86,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     conditions: bool = True
     """Also score every finished run without each modality and under corruption."""
     severities: tuple[int, ...] = (1, 3, 5)
-    """Severities of the corruptions, of 1 to 5."""
+    """Severities of the corruptions, of 1 to 5; none (an empty list) leaves them out."""
     train: dict[str, Any] = {}
     """Settings of every run, as in a training file."""
     data: dict[str, dict[str, Any]] = {}
@@ -110,7 +110,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             if getattr(self, key) < low:
                 raise InputError(f"{key} must be at least {low}, got {getattr(self, key)}")
         wrong = [s for s in self.severities if not 1 <= s <= 5]
-        if wrong or not self.severities or len(set(self.severities)) < len(self.severities):
+        if wrong or len(set(self.severities)) < len(self.severities):
             raise InputError(f"severities must be different numbers of 1 to 5, got {list(self.severities)}")
 
     def grid(self) -> list[StudyRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import socket
 import time
@@ -79,7 +80,7 @@ def save_study(study: Study, file: Path | None = None) -> None:
         check_study(study)
         path = folder / "study.json"
         before = read_json(path) if path.exists() else {}
-        plain = msgspec.to_builtins(study)
+        plain = _plain(study)
         if before.get("study") != plain:
             versions = {name: importlib.metadata.version(name) for name in PACKAGES}
             created = before.get("created", now())
@@ -109,9 +110,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _plain(study: Study) -> dict[str, Any]:
+    """The study as it is read back from JSON."""
+    return json.loads(msgspec.json.encode(study))
+
+
 def _changes(old: Study, new: Study) -> Iterator[str]:
     """What differs beyond what may; "KEY: was -> is"."""
-    was, now = (msgspec.to_builtins(s) for s in (old, new))
+    was, now = _plain(old), _plain(new)
     missing = [s for s in was["seeds"] if s not in now["seeds"]]
     if missing:
         yield f"seeds: {', '.join(map(str, missing))} would be left out"

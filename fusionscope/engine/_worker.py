@@ -15,11 +15,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusionscope._files import atomic_write
-from fusionscope.errors import InputError
 
 from ._claims import Claim, LostClaim
 from ._config import TrainConfig
@@ -42,14 +42,15 @@ class Worker:
         score: Callable[..., Any] | None = None,
         load: Callable[..., Any] | None = None,
         lost: Callable[[], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ):
-        self.folder, self.only, self.lost = folder, only, lost
+        self.folder, self.only, self.lost, self.stopping = folder, only, lost, stopping
         self.train, self.score, self.load = train or _train, score or _score, load or _load
         self.loaded: tuple[tuple[str, int], Any] | None = None
 
     def work(self) -> None:
         """Work until nothing can be claimed any more. The study is read anew for each run: runs may be added."""
-        while self.one():
+        while not self.stopping() and self.one():
             pass
 
     def one(self) -> bool:
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     threading.Thread(target=lambda: (os.read(0, 1), stop()), daemon=True).start()
     try:
         _use_threads()
-        Worker(Path(arguments[0]), arguments[1:], lost=lambda: os._exit(LOST)).work()
+        Worker(Path(arguments[0]), arguments[1:], lost=lambda: os._exit(LOST), stopping=stopping.is_set).work()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
         return 130
@@ -138,22 +139,24 @@ def _use_threads() -> None:
 
 
 def _load(spec: str, seed: int) -> Any:
+    """Load a data set; it stays in memory, where it fits, for all runs."""
     from fusionscope.data import load_data
 
-    return load_data(spec, seed=seed)
+    from ._memory import remember
+
+    data = load_data(spec, seed=seed)
+    return replace(data, splits={name: remember(split) for name, split in data.splits.items()})
 
 
 def _train(config: TrainConfig, data: Any, claim: Claim) -> Path:
     from ._train import train
 
-    return train(config)
+    return train(config, data=data, before_writing=claim.confirm)
 
 
 def _score(folder: Path, severities: Sequence[int], data: Any) -> Any:
-    try:
-        from ._conditions import score_conditions
-    except ImportError as error:
-        raise InputError("this fusionscope cannot score conditions; write conditions = false") from error
+    from ._conditions import score_conditions
+
     return score_conditions(folder, severities=severities, data=data)
 
 
