@@ -32,7 +32,10 @@ TASKS = {
     "own": ("classification", "multilabel", "dense", "regression", "translation"),
 }
 # settings that only some models read, with what they are where nobody set them
+BUILT = ("auto", "classifier", "sequence", "segmenter", "translator")
 READERS = {
+    "width": (16, BUILT),
+    "dropout": (0.1, BUILT),
     "encoder": ("auto", ("classifier", "sequence", "segmenter")),
     "fuse": ("auto", ("classifier", "sequence")),
     "calibration": (False, ("auto", "classifier", "sequence")),
@@ -139,13 +142,13 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
         raise InputError(f"model = {config.model!r} and build = {config.build!r} are two models: leave one out")
     if config.build and config.solo:
         raise InputError(
-            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a function "
-            "for each modality alone and train it with --modalities"
+            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a "
+            "function for each modality alone and train it with --modalities"
         )
     if kind == "auto" and data.task == "translation":
         kind = "translator"
     if data.task not in TASKS[kind]:
-        fitting = [name for name, tasks in TASKS.items() if data.task in tasks]
+        fitting = [name for name, tasks in TASKS.items() if data.task in tasks and name != "own"]
         raise InputError(
             f"model = {kind!r} is for {' or '.join(TASKS[kind])}, but the target of {data.spec} asks for {data.task}: "
             f"take {' or '.join(map(repr, fitting))}"
@@ -205,5 +208,5 @@ def settings_in_words(config: TrainConfig) -> str:
     "model = 'classifier', fuse = 'gated', width = 16"
     """
     changed = [name for name, (default, _) in READERS.items() if getattr(config, name) != default]
-    names = ("build",) if config.build else ("model", *changed, "width")
+    names = ("build",) if config.build else dict.fromkeys(("model", *changed, "width"))
     return ", ".join(f"{name} = {getattr(config, name)!r}" for name in names)
