@@ -21,7 +21,7 @@ Commands (each has its own --help):
   compare   compare a study's variants over its seeds, clean, without modalities, corrupted; writes tables and charts
   dissect   measure what each modality contributes, where modalities agree and differ; writes tables and an HTML report
   trace     find which modalities each call of a model depends on and where they meet; writes trace.json and trace.svg
-  report    write the HTML report of a saved dissection again
+  report    write the HTML report of a run (how its modalities learned) or of a saved dissection
 
 Examples:
   fusionscope train --data scenes --out runs/demo
@@ -98,9 +98,10 @@ Examples:
   fusionscope trace --model m:build --batch m:batch --modalities rgb depth --weights best.safetensors"""
 
 REPORT = """\
-Write the HTML report of a saved dissection again.
+Write the HTML report of a run folder (its dissection, if it has one, and how it was trained) or of a dissection.
 
 Examples:
+  fusionscope report runs/demo
   fusionscope report runs/demo/dissection --out demo.html"""
 
 

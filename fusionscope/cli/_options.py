@@ -82,9 +82,9 @@ class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Settings of ``fusionscope report``."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """Folder that `fusionscope dissect` wrote."""
+    """Folder that `fusionscope dissect` wrote, or a run folder: its dissection if it has one, and its training."""
     out: str = ""
-    """Path of the HTML report (default: beside the folder, under its name)."""
+    """Path of the HTML report (default: RUN/report.html, or beside the dissection, under its name)."""
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._config import TrainConfig as TrainConfig
     from ._config import read_config as read_config
     from ._config import stored_config as stored_config
+    from ._dynamics_folder import Dynamics as Dynamics
     from ._folder import Run as Run
     from ._folder import load_run as load_run
     from ._run_study import run_study as run_study
@@ -21,16 +22,20 @@ if TYPE_CHECKING:
     from ._study import StudyRun as StudyRun
     from ._study import read_study as read_study
     from ._study_folder import load_study as load_study
+    from ._told import dissection_of as dissection_of
+    from ._told import with_training as with_training
     from ._train import train as train
     from ._weights import load_weights as load_weights
 
 __all__ = [
     "Comparison",
+    "Dynamics",
     "Run",
     "Study",
     "StudyRun",
     "TrainConfig",
     "compare",
+    "dissection_of",
     "load_run",
     "load_study",
     "load_weights",
@@ -41,17 +46,20 @@ __all__ = [
     "stored_config",
     "study_summary",
     "train",
+    "with_training",
 ]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
         "Comparison": "_compare",
+        "Dynamics": "_dynamics_folder",
         "Run": "_folder",
         "Study": "_study",
         "StudyRun": "_study",
         "TrainConfig": "_config",
         "compare": "_compare",
+        "dissection_of": "_told",
         "load_run": "_folder",
         "load_study": "_study_folder",
         "load_weights": "_weights",
@@ -62,5 +70,6 @@ __getattr__, __dir__ = attach(
         "stored_config": "_config",
         "study_summary": "_run_study",
         "train": "_train",
+        "with_training": "_told",
     },
 )

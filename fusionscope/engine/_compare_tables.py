@@ -129,7 +129,7 @@ def differences_of(
             seeds = expected[place[0]]
             pair = np.array([[values.get((v, seed), math.nan) for seed in seeds] for v in (variant, baseline)])
             got = paired_difference(pair[0], pair[1], alpha=alpha, **settings)
-            lacking = [str(seed) for seed, whole in zip(seeds, np.isfinite(pair).all(0), strict=True) if not whole]
+            lacking = [str(s) for i, s in enumerate(seeds) if not np.isfinite(pair[:, i]).all()]
             rows.append(
                 dict(zip(PLACE, place, strict=True))
                 | {

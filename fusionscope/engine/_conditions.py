@@ -18,6 +18,7 @@ from fusionscope.errors import FusionscopeError, InputError
 
 from ._folder import Run, load_run
 from ._memory import Memory, choose, remember
+from ._own import dressed
 from ._scores import METRIC, Scores, task_loss
 
 COLUMNS = ("condition", "modality", "kind", "severity", "metric", "value", "reason")
@@ -105,7 +106,7 @@ class _Sweep:
 
     def rows(self) -> pd.DataFrame:
         """Run everything and return the table."""
-        model = self.run.model.eval().to(self.device)
+        model = dressed(self.run.model, self.run.modalities).eval().to(self.device)
         batches = _order(len(cast(Sized, self.split)), self.seed)
         statistics = self._statistics() if any(c[0] == "corruption" for c in self.conditions) else {}
         with torch.inference_mode():

@@ -159,7 +159,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
     """Try every combination of data set and variant that has something to train; one data set in memory at a time."""
     from fusionscope.data import load_data
 
-    from . import _train
+    from . import _rehearse
 
     first: dict[tuple[str, str], StudyRun] = {}
     for run in runs:
@@ -172,7 +172,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
             if key != (config.data, config.data_seed):
                 key, data = (config.data, config.data_seed), None
                 data = load_data(config.data, seed=config.data_seed)
-            _train.rehearse(config, data)
+            _rehearse.rehearse(config, data)
         except FusionscopeError as error:
             raise InputError(f"{_blame(study, run, str(error))}: {error}") from error
     return len(first)
