@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -60,6 +61,8 @@ def run_study(
         FileError: if a folder cannot be written or data not be read.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the workers have made their snapshots.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a study starts its workers itself: run it without torchrun, and set workers")
     runs = study.choose(only)
     check_study(study)
     board = Board(study, quiet=quiet)
