@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fusionscope._files import writable_parent
-from fusionscope.cli._function import call_function
-from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
+from fusionscope._function import call_function
+from fusionscope.cli._compare import compare_variants
+from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import Dissection, check_folder, dissect, launched, load, place
@@ -20,7 +21,7 @@ from fusionscope.engine import Run, TrainConfig, dissection_of, load_run, load_w
 from fusionscope.errors import InputError
 
 
-def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
+def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | CompareOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
         folder = train(options)
@@ -33,6 +34,8 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) ->
             _dissect(msgspec.structs.replace(options, device=device))
     elif isinstance(options, TraceOptions):
         trace_model(options)
+    elif isinstance(options, CompareOptions):
+        compare_variants(options)
     else:
         found, beside = _told(Path(options.folder))
         print(f"report: {found.report(_report_path(options.out, beside)).resolve()}")
