@@ -195,9 +195,9 @@ def class_marks(names: Sequence[str]) -> list[Mark]:
 
 
 def classes(d: Learning) -> list[str]:
-    """Return the labels of the projected samples in the order of the classes; none where they are numbers."""
+    """Return the labels of the projected samples in the order of the classes; none for numbers, or if all are one."""
     found = set(d.labels.values())
-    if not found or d.task == "regression":
+    if len(found) < 2 or d.task == "regression":
         return []
     return sorted(found, key=lambda c: (d.view.classes.index(c) if c in d.view.classes else len(d.view.classes), c))
 
