@@ -146,6 +146,7 @@ def test_mistakes_of_other_commands(capsys: pytest.CaptureFixture[str], argument
     ("changes", "message"),
     [
         ({"lr": "high"}, "lr = 'high': expected a number, got a text"),
+        ({"out": " "}, "out is empty: expected the folder to write"),
         ({"lr": float("nan")}, "lr must be more than 0, got nan"),
         ({"ema": 1.5}, "ema must be at least 0 and less than 1, got 1.5"),
         ({"warmup": 1.0}, "warmup must be at least 0 and less than 1"),
@@ -161,7 +162,7 @@ def test_mistakes_of_other_commands(capsys: pytest.CaptureFixture[str], argument
 )
 def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, changes: dict, message: str) -> None:
     monkeypatch.setattr(_checks, "find_spec", lambda name: None)
-    config = TrainConfig(data="no such data", out="run", **changes)
+    config = TrainConfig(**{"data": "no such data", "out": "run"} | changes)
     with pytest.raises(InputError, match=message):
         _checks.check_settings(config)
 
