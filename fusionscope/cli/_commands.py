@@ -23,7 +23,9 @@ from fusionscope.errors import InputError
 def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
-        print(f"run folder: {train(options)}")
+        folder = train(options)
+        if not place()[0]:
+            print(f"run folder: {folder}")
     elif isinstance(options, DissectOptions):
         with launched(options.device) as device:
             _dissect(msgspec.structs.replace(options, device=device))

@@ -30,9 +30,9 @@ from ._weights import load_weights, save_weights
 SCHEMA = 1
 KIND = "fusionscope run"
 CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
-CHECKPOINTS, SOLO = "checkpoints", "solo"
+CHECKPOINTS, SOLO, DYNAMICS = "checkpoints", "solo", "dynamics"
 FREE = {"out", "overwrite", "resume", "snapshot", "workers", "loggers", "solo", "copies"}  # do not change the weights
-OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", "dynamics", "logs"}
+OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", DYNAMICS, "logs"}
 OURS |= {"conditions.csv"}  # of a study
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,12 @@ from fusionscope.nn import Translator, VectorHead
 
 from ._checks import check_settings
 from ._config import TrainConfig
-from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
+from ._folder import DYNAMICS, KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
+from ._logging import LOGS, open_loggers
 from ._loop import Fit, Loop
-from ._memory import Memory, choose, remember
+from ._memory import Memory, choose, loader, remember
 from ._models import describe, rebuild, settings_in_words
+from ._modulation import refuse
 from ._progress import Reporter
 from ._ranks import make_fabric
 from ._scores import METRIC, task_loss
@@ -114,12 +117,14 @@ def rehearse(config: TrainConfig, data: DataSplits | None = None) -> DataSplits:
 
 def _rehearse(config: TrainConfig, data: DataSplits) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        batch = next(iter(DataLoader(data.splits["train"], batch_size=2)))
+        batch = next(iter(loader(data.splits["train"], 2)))
         target = batch["target"]
         outputs = len(data.classes) or math.prod(target.shape[1:2])
         spec = describe(config, data, outputs, tuple(target.shape[1:]))
         try:
             model = cast(Any, rebuild(spec, untrained=False))
+            if config.modulation:
+                refuse(model, data.task, config.modulation)
             found = model.outputs(batch["inputs"])
             one = torch.ones(1)
             model.loss(found, target, lambda p, t: task_loss(data.task, p, t, config.label_smoothing, one))
@@ -145,6 +150,7 @@ class _Job:
         self.train_on, self.refitted = ["train"], False
         self.selection, self.refit, self.test = Fit(), Fit(), None
         self.began, self.loop_state = time.perf_counter(), None
+        self.logs = open_loggers((), out, config)
         self.finished = fabric.broadcast(resume and is_complete(out, config))
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
@@ -176,8 +182,8 @@ class _Job:
             reporter.say(f"complete already: {self.config.out}")
             remove_snapshot(self.folder)
             return
-        self._prepare()
         try:
+            self._prepare()
             with reporter:
                 self.run()
         except KeyboardInterrupt:
@@ -193,7 +199,8 @@ class _Job:
             remove_snapshot(self.folder)
             raise
         finally:
-            if self.fabric.is_global_zero and not self._has_snapshot():
+            self.logs.finish("success" if self.test else "failed")
+            if self.fabric.is_global_zero and not (self.test or self._has_snapshot()):
                 remove_snapshot(self.folder)
         self.write()
         if self.fabric.is_global_zero:
@@ -210,6 +217,8 @@ class _Job:
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
         self.outputs = len(data.classes) or self.scale.numel()
         self.spec = describe(self.config, data, self.outputs, target_shape)
+        if self.fabric.is_global_zero:
+            self.logs = open_loggers(self.config.loggers, self.folder, self.config)
         if self.state is not None:
             state, self.state = self.state, None
             self.selection, self.refit = Fit(**state["selection"]), Fit(**state["refit"])
@@ -232,7 +241,9 @@ class _Job:
 
     def _log(self, row: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
-            write_history(self.folder, self.selection.history + self.refit.history)
+            history = self.selection.history + self.refit.history
+            write_history(self.folder, history)
+            self.logs.row(row, len(history))
 
     @property
     def best(self) -> Fit:
@@ -283,7 +294,11 @@ class _Job:
         if self.loop_state is not None:
             state, self.loop_state = self.loop_state, None
             loop.load_state_dict(state)
-        loop.run()
+        try:
+            loop.run()
+        finally:
+            if loop.recorder is not None and result.history:
+                loop.recorder.write(self.folder / DYNAMICS)
         return model
 
     def _score(self, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
@@ -297,6 +312,9 @@ class _Job:
             history = self.selection.history + self.refit.history
             checkpoints = self.selection.checkpoints(self.config.checkpoints)
             write_run(folder, self._description(), state, history, self._metrics(), checkpoints)
+            for name in (DYNAMICS, LOGS):
+                if (self.folder / name).is_dir():
+                    shutil.copytree(self.folder / name, folder / name)
 
     def _description(self) -> dict[str, Any]:
         data = self.data
