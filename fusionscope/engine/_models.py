@@ -21,6 +21,7 @@ from fusionscope.nn import (
 )
 
 from ._config import TrainConfig
+from ._own import own_model
 
 TASKS = {
     "auto": ("classification", "multilabel", "dense", "regression", "translation"),
@@ -28,6 +29,7 @@ TASKS = {
     "sequence": ("classification", "multilabel", "regression"),
     "segmenter": ("dense",),
     "translator": ("translation",),
+    "own": ("classification", "multilabel", "dense", "regression", "translation"),
 }
 # settings that only some models read, with what they are where nobody set them
 READERS = {
@@ -51,6 +53,8 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
     """
     kind = _kind(config, data)
     _check_task(config, data, outputs)
+    if config.build:
+        return {"name": "own", "function": config.build, "modalities": list(data.modalities)}
     shapes = {m: list(s) for m, s in data.shapes.items()}
     several = len(shapes) > 1
     exchange = config.exchange if config.exchange != "auto" else "asym_fusion"
@@ -119,6 +123,7 @@ def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Mod
         "SequenceModel": SequenceModel.build,
         "Segmenter": Segmenter,
         "Translator": Translator,
+        "own": own_model,
     }
     build = builders[description["name"]]
     for name, parameter in inspect.signature(build).parameters.items():
@@ -128,7 +133,14 @@ def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Mod
 
 
 def _kind(config: TrainConfig, data: DataSplits) -> str:
-    kind = config.model
+    kind = "own" if config.build else config.model
+    if config.build and config.model != "auto":
+        raise InputError(f"model = {config.model!r} and build = {config.build!r} are two models: leave one out")
+    if config.build and config.solo:
+        raise InputError(
+            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a function "
+            "for each modality alone and train it with --modalities"
+        )
     if kind == "auto" and data.task == "translation":
         kind = "translator"
     if data.task not in TASKS[kind]:
@@ -175,4 +187,5 @@ def settings_in_words(config: TrainConfig) -> str:
     "model = 'classifier', fuse = 'gated', width = 16"
     """
     changed = [name for name, (default, _) in READERS.items() if getattr(config, name) != default]
-    return ", ".join(f"{name} = {getattr(config, name)!r}" for name in ("model", *changed, "width"))
+    names = ("build",) if config.build else ("model", *changed, "width")
+    return ", ".join(f"{name} = {getattr(config, name)!r}" for name in names)
