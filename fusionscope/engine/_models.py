@@ -44,7 +44,6 @@ READERS = {
     "norm": ("private", ("classifier", "segmenter", "translator")),
     "modality_dropout": (0.0, ("auto", "classifier", "sequence")),
     "auxiliary": (0.0, ("auto", "classifier", "sequence")),
-    "modulation": (0.0, ("auto", "classifier", "sequence")),
     "adversarial": (False, ("translator",)),
 }
 
@@ -172,32 +171,15 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
 
 
 def _check_task(config: TrainConfig, data: DataSplits, outputs: int) -> None:
-    """Refuse settings that are for other targets, or for several modalities."""
+    """Refuse settings that are for other targets."""
     asks = f"the target of {data.spec} asks for {data.task}"
-    numbers = data.task in ("regression", "translation")
-    if config.label_smoothing and numbers:
+    if config.label_smoothing and data.task in ("regression", "translation"):
         raise InputError(f"label_smoothing = {config.label_smoothing} is for classes; {asks}: leave it out")
     if config.sentiment and (data.task != "regression" or outputs != 1):
         wrong = asks + (f" of {outputs} numbers" if data.task == "regression" else "")
         raise InputError(
             f"sentiment = True is for one number to predict, from -3 to 3; {wrong}: leave it out, or save the target "
             "as floats [N]"
-        )
-    if not config.modulation:
-        return
-    if numbers:
-        raise InputError(
-            f"modulation = {config.modulation} goes by the probability of the right class; {asks}: leave it out"
-        )
-    if config.shared:
-        raise InputError(
-            f"modulation = {config.modulation} damps one encoder's gradients, and shared = True makes all maps share "
-            "one: leave one of the two out"
-        )
-    if len(data.modalities) < 2:
-        raise InputError(
-            f"modulation = {config.modulation} balances modalities, and this run has {data.modalities[0]!r} only: "
-            "leave it out, or choose more modalities"
         )
 
 
