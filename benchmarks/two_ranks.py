@@ -2,8 +2,9 @@
 
     python benchmarks/two_ranks.py [--seeds 5] [--epochs 8]
 
-Digits, batch norms and all: on CPUs they take their statistics on each rank apart, so the two trainings are not the same and
-only their scores can be. Prints each seed's scores, the mean paired difference with its t interval, and the spread over seeds.
+Digits, batch norms and all: on CPUs these take their statistics on each rank apart, so the two trainings are not the
+same and only their scores can be. Prints each seed's scores, the mean paired difference with its t interval, and the
+spread over seeds.
 """
 
 from __future__ import annotations
