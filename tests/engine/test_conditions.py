@@ -9,6 +9,7 @@ import torch
 from fusionscope.data import load_data
 from fusionscope.engine import TrainConfig, load_run, score_conditions, train
 from fusionscope.engine import _conditions as conditions
+from fusionscope.engine._own import OwnModel
 from fusionscope.errors import InputError
 
 
@@ -92,6 +93,15 @@ def test_other_models_see_the_same_damaged_samples(trained, tmp_path, monkeypatc
     removal = tables["solo"][tables["solo"]["condition"] == "removal"]
     assert removal["value"].isna().all()
     assert set(removal["reason"]) == {"bottom is the only modality: without it nothing is left"}
+
+
+def test_a_model_of_ones_own_cannot_be_told_what_is_absent(trained, scored, monkeypatch):
+    monkeypatch.setattr(conditions, "dressed", lambda model, names: OwnModel(model, tuple(names)))
+    found = score_conditions(trained, severities=())
+    untold = found["kind"] == "present"
+    assert found.loc[untold, "value"].isna().all()
+    assert set(found.loc[untold, "reason"]) == {"the model takes no present: it cannot be told what is absent"}
+    assert accuracy(found, kind="resample") == pytest.approx(accuracy(scored, kind="resample"))
 
 
 def test_refusals_and_no_severities(trained):
