@@ -23,7 +23,9 @@ from fusionscope.errors import InputError
 def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
-        print(f"run folder: {train(options)}")
+        folder = train(options)
+        if not place()[0]:
+            print(f"run folder: {folder}")
     elif isinstance(options, DissectOptions):
         with launched(options.device) as device:
             _dissect(msgspec.structs.replace(options, device=device))
@@ -118,7 +120,11 @@ def _baseline(folder: str) -> Dissection | None:
 
 
 def _prior(trained: Run) -> Any:
-    training = trained.description["training"]
+    """What is known without looking at a sample: class counts, shares of positives per label, or the mean."""
+    training, data = trained.description["training"], trained.description["data"]
+    if data["task"] == "multilabel":
+        samples = sum(data["sizes"][split] for split in training["splits"])
+        return [count / samples for count in training["class_counts"]]
     if training["class_counts"] is not None:
         return training["class_counts"]
     mean = training["target_mean"]

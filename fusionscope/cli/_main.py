@@ -37,6 +37,8 @@ Examples:
   fusionscope train --data digits --out runs/top --modalities top
   fusionscope train --data digits --out runs/twins --solo --copies 2 --checkpoints 6
   fusionscope train examples/leaves100.toml --out runs/leaves --seed 1
+  fusionscope train --resume --out runs/leaves
+  torchrun --standalone --nproc-per-node 2 -m fusionscope train examples/leaves100.toml --out runs/leaves-two
 
 A TOML file gives settings by their names below (lr = 0.001, batch_size = 16); options after it go before the file's."""
 
@@ -109,18 +111,27 @@ def _hang_up() -> NoReturn:
 
 
 def _parse(arguments: list[str]) -> Any:
+    import msgspec
     import tyro
 
+    from fusionscope.cli._arguments import check_arguments
     from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
-    from fusionscope.engine import TrainConfig, read_config
+    from fusionscope.engine import TrainConfig, read_config, stored_config
 
+    commands = {"train": TrainConfig, "dissect": DissectOptions, "trace": TraceOptions, "report": ReportOptions}
     default: Any = tyro.MISSING
+    settings: dict[str, Any] = {}
     if arguments[0] == "train" and len(arguments) > 1 and arguments[1].endswith(".toml"):
         path, *rest = arguments[1:]
         given = {option.partition("=")[0].strip("-").replace("-", "_") for option in rest if option.startswith("--")}
         required = {name: tyro.MISSING for name in ("data", "out")}
-        default = TrainConfig(**required | read_config(path, skip=given))
+        settings = read_config(path, skip=given)
+        default = TrainConfig(**required | settings)
         arguments = ["train", *rest]
+    elif arguments[0] == "train" and "--resume" in arguments and not any(a.startswith("--data") for a in arguments):
+        settings = stored_config(_value(arguments, "--out"))
+        default = msgspec.convert(settings, TrainConfig)
+    check_arguments(arguments[0], arguments[1:], commands, given=list(settings))
     command = (
         Annotated[TrainConfig, tyro.conf.subcommand("train", description=TRAIN, prefix_name=False, default=default)]
         | Annotated[DissectOptions, tyro.conf.subcommand("dissect", description=DISSECT, prefix_name=False)]
@@ -128,6 +139,14 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[ReportOptions, tyro.conf.subcommand("report", description=REPORT, prefix_name=False)]
     )
     return tyro.cli(command, prog="fusionscope", args=arguments)
+
+
+def _value(arguments: Sequence[str], name: str) -> str:
+    """What an option is given, as ``--out X`` or ``--out=X``; empty where it is not."""
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option == name or option.startswith(f"{name}="):
+            return following if option == name else option.partition("=")[2]
+    return ""
 
 
 def _fail(message: str) -> None:

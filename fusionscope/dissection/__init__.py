@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fusionscope.dissection._fill import fill_in as fill_in
     from fusionscope.dissection._names import MEASURES as MEASURES
     from fusionscope.dissection._names import Measure as Measure
+    from fusionscope.dissection._pictures import pictures as pictures
     from fusionscope.dissection._ranks import launched as launched
     from fusionscope.dissection._ranks import place as place
 
@@ -27,6 +28,7 @@ _exports = {
     "launched": "_ranks",
     "place": "_ranks",
     "load": "_dissection",
+    "pictures": "_pictures",
 }
 __getattr__, __dir__ = attach(__name__, _exports)
 __all__ = sorted(_exports)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from math import inf
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import msgspec
 
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope._settings import misfit
+from fusionscope.errors import InputError
 
 from ._config import TrainConfig
 
-NUMBERS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 RANGES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
     "more than 0": (("epochs", "batch_size", "accumulate", "lr", "width", "devices"), lambda v: v > 0),
     "at least 0 and less than 1": (
@@ -85,37 +85,8 @@ def _types(config: TrainConfig) -> None:
     """Of settings from Python, which nothing has checked so far."""
     for field in msgspec.structs.fields(TrainConfig):
         value = getattr(config, field.name)
-        if field.type in NUMBERS:
-            if type(value) is not field.type and not (field.type is float and type(value) is int):
-                raise InputError(f"{field.name} = {value!r}: expected {NUMBERS[field.type]}, got {_kind(value)}")
-            continue
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError as error:
-            raise InputError(f"{field.name} = {value!r}: {wanted_for(value, field.type)}") from error
-
-
-def wanted_for(value: Any, kind: Any) -> str:
-    """What a setting of this type takes, for the message about a value that it does not take.
-
-    >>> from typing import Literal
-    >>> wanted_for("adam", Literal["adamw", "sgd"])
-    "expected one of adamw, sgd. Did you mean 'adamw'?"
-    """
-    if kind in NUMBERS:
-        return f"expected {NUMBERS[kind]}, got {_kind(value)}"
-    inner = get_args(kind)
-    if get_origin(kind) is Literal:
-        hint = did_you_mean(value, inner) if isinstance(value, str) else ""
-        return f"expected one of {', '.join(inner)}.{hint}"
-    if not isinstance(value, list | tuple):
-        return f"expected a list of texts, got {_kind(value)}: write [{value!r}]"
-    for one in value:
-        try:
-            msgspec.convert(one, inner[0])
-        except msgspec.ValidationError:
-            return f"{one!r}: {wanted_for(one, inner[0])}"
-    return "expected a list"
+        if said := misfit(value, field.type):
+            raise InputError(f"{field.name} = {value!r}: {said}")
 
 
 def _steps(config: TrainConfig) -> None:
@@ -155,9 +126,3 @@ def _extras(config: TrainConfig) -> None:
 
 def _default(name: str) -> Any:
     return next(field.default for field in msgspec.structs.fields(TrainConfig) if field.name == name)
-
-
-def _kind(value: Any) -> str:
-    return {bool: "true or false", str: "a text", list: "a list", dict: "a table"}.get(
-        type(value), f"a {type(value).__module__}.{type(value).__name__}".replace("a builtins.", "a ")
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusionscope._settings import misfit
 from fusionscope.errors import FileError, InputError, did_you_mean
 
 
@@ -154,11 +156,28 @@ def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
             )
         if key in skip:
             continue
-        try:
-            values[key] = msgspec.convert(_expanded(value, key, path), types[key])
-        except msgspec.ValidationError as error:
-            raise InputError(f"{path}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+        value = _expanded(value, key, path)
+        if said := misfit(value, types[key]):
+            raise InputError(f"{path}: {key} = {value!r}: {said}")
+        values[key] = msgspec.convert(value, types[key])
     return values
+
+
+def stored_config(out: str) -> dict[str, Any]:
+    """Return the settings with which a run folder, finished or not, was begun.
+
+    Raises:
+        FileError: if there is none.
+    """
+    for path, inside in ((Path(f"{out}.unfinished") / "state.json", "state"), (Path(out) / "config.json", "")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return dict((found[inside]["config"] if inside else found["train"]).items())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise FileError(f"{path} is damaged ({error}); remove {path.parent} and train anew") from error
+    raise FileError(f"nothing to resume: there is neither {out}.unfinished nor a run folder {out}")
 
 
 def _expanded(value: Any, key: str, path: str | Path) -> Any:

@@ -23,9 +23,9 @@ from fusionscope.nn import (
 from ._config import TrainConfig
 
 TASKS = {
-    "auto": ("classification", "dense", "regression", "translation"),
-    "classifier": ("classification",),
-    "sequence": ("classification", "regression"),
+    "auto": ("classification", "multilabel", "dense", "regression", "translation"),
+    "classifier": ("classification", "multilabel", "regression"),
+    "sequence": ("classification", "multilabel", "regression"),
     "segmenter": ("dense",),
     "translator": ("translation",),
 }
@@ -39,6 +39,7 @@ READERS = {
     "norm": ("private", ("classifier", "segmenter", "translator")),
     "modality_dropout": (0.0, ("auto", "classifier", "sequence")),
     "auxiliary": (0.0, ("auto", "classifier", "sequence")),
+    "modulation": (0.0, ("auto", "classifier", "sequence")),
     "adversarial": (False, ("translator",)),
 }
 
@@ -50,6 +51,7 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
         InputError: if the model is not for the data's task, or does not read a setting that was given.
     """
     kind = _kind(config, data)
+    _check_task(config, data, outputs)
     shapes = {m: list(s) for m, s in data.shapes.items()}
     several = len(shapes) > 1
     exchange = config.exchange if config.exchange != "auto" else "asym_fusion"
@@ -90,7 +92,7 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
     fuse = "concat" if config.fuse == "auto" else config.fuse
     if config.shared and several:
         chosen |= {"shared": True, "norm": config.norm, "exchange": exchange if config.exchange != "auto" else "none"}
-    return {"name": "Classifier", "fuse": fuse} | common | chosen
+    return {"name": "Classifier", "task": data.task, "fuse": fuse} | common | chosen
 
 
 def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Module:
@@ -151,12 +153,37 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
             f"exchange = 'channel_exchange' goes by each modality's own norm scales, which norm = {config.norm!r} "
             "shares: take norm = 'private' or 'affine'"
         )
-    if config.label_smoothing and data.task in ("regression", "translation"):
-        raise InputError(
-            f"label_smoothing = {config.label_smoothing} is for classes; the target of {data.spec} asks for "
-            f"{data.task}: leave it out"
-        )
     return kind
+
+
+def _check_task(config: TrainConfig, data: DataSplits, outputs: int) -> None:
+    """Refuse settings that are for other targets, or for several modalities."""
+    asks = f"the target of {data.spec} asks for {data.task}"
+    numbers = data.task in ("regression", "translation")
+    if config.label_smoothing and numbers:
+        raise InputError(f"label_smoothing = {config.label_smoothing} is for classes; {asks}: leave it out")
+    if config.sentiment and (data.task != "regression" or outputs != 1):
+        wrong = asks + (f" of {outputs} numbers" if data.task == "regression" else "")
+        raise InputError(
+            f"sentiment = True is for one number to predict, from -3 to 3; {wrong}: leave it out, or save the target "
+            "as floats [N]"
+        )
+    if not config.modulation:
+        return
+    if numbers:
+        raise InputError(
+            f"modulation = {config.modulation} goes by the probability of the right class; {asks}: leave it out"
+        )
+    if config.shared:
+        raise InputError(
+            f"modulation = {config.modulation} damps one encoder's gradients, and shared = True makes all maps share "
+            "one: leave one of the two out"
+        )
+    if len(data.modalities) < 2:
+        raise InputError(
+            f"modulation = {config.modulation} balances modalities, and this run has {data.modalities[0]!r} only: "
+            "leave it out, or choose more modalities"
+        )
 
 
 def settings_in_words(config: TrainConfig) -> str:

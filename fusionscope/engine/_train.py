@@ -355,7 +355,8 @@ class _Job:
 
 
 def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor, Tensor, tuple[int, ...]]:
-    """Class counts (samples, or pixels that are not ignored), a target's shape, and between them centre and scale.
+    """Class counts (samples with a class or label, or pixels that are not ignored), a target's shape, and between them
+    centre and scale.
 
     Mean and standard deviation of values to regress; of images the middle and half the width of each channel's range,
     which is 0 to 1 for values between.
@@ -367,6 +368,8 @@ def _targets(train: Dataset, data: DataSplits) -> tuple[list[int] | None, Tensor
     if data.task == "translation":
         low, high = loaded.amin((0, 2, 3)).float().clamp(max=0), loaded.amax((0, 2, 3)).float().clamp(min=1)
         return None, (low + high) / 2, (high - low) / 2, shape
+    if data.task == "multilabel":
+        return loaded.sum(0).long().tolist(), torch.zeros(1), torch.ones(1), shape
     if data.task != "regression":
         counts = torch.bincount(loaded[loaded >= 0].flatten(), minlength=len(data.classes))
         return counts.tolist(), torch.zeros(1), torch.ones(1), shape

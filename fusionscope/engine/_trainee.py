@@ -67,7 +67,8 @@ def evaluate(
     """Score the model on a whole data set, without sharing it among ranks; the model is left in evaluation mode."""
     model.eval()
     size = max(1, min(EVALUATION_BATCH, samples(dataset)))
-    scores = Scores(task, classes, fabric.device, data_range=2 * float(scale.max()))
+    data_range = 2 * float(scale.max())
+    scores = Scores(task, classes, fabric.device, data_range=data_range, sentiment=config.sentiment)
     scale = scale.to(fabric.device)
     for batch in loader(dataset, size, workers=config.workers):
         batch = fabric.to_device(batch)
