@@ -208,9 +208,9 @@ def compare(case: Case, repeats: int) -> bool:
         values = rows[f"{state} wall"]
         held_all &= middle[f"{state} wall"] <= limit
         call = f"{middle['call wall']:.3f}" if state == "off" else ""
+        ratio = f"{middle[f'{state} wall']:.3f} ({min(values):.3f} to {max(values):.3f})"
         print(
-            f"| {case.name} | {state} | {middle[f'{state} wall']:.3f} ({min(values):.3f} to {max(values):.3f}) | {limit} "
-            f"| {middle[f'{state} processor']:.3f} | {call} | {middle['seconds']:.2f} s | {error:.1e} |",
+            f"| {case.name} | {state} | {ratio} | {limit} | {middle[f'{state} processor']:.3f} | {call} | {middle['seconds']:.2f} s | {error:.1e} |",
             flush=True,
         )
     return held_all

@@ -77,7 +77,9 @@ def test_a_run_that_goes_on_repeats_nothing(fakes, tmp_path):
     logs = open_loggers(("mlflow",), tmp_path, config("mlflow"))
     for step, row in enumerate(ROWS[:2], 1):
         logs.row(row, step)
-    again = open_loggers(("mlflow", "wandb"), tmp_path, config("mlflow", "wandb"))  # killed; from the snapshot of step 1
+    again = open_loggers(
+        ("mlflow", "wandb"), tmp_path, config("mlflow", "wandb")
+    )  # killed; from the snapshot of step 1
     for step, row in enumerate(ROWS[1:], 2):
         again.row(row, step)
     again.finish("failed")

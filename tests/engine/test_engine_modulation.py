@@ -6,13 +6,16 @@ import copy
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from fusionscope.engine import TrainConfig
 from fusionscope.engine._modulation import (
     Modulator,
     alone,
     discrepancy_ratios,
     modulation_coefficient,
+    modulator_of,
     rightness,
 )
 from fusionscope.errors import InputError
@@ -292,3 +295,11 @@ def test_modulation_helps_the_modality_that_is_left_behind():
     """benchmarks/modulation.py has five seeds, intervals and three modalities."""
     gains = [alone_after_training(seed, 1.0) - alone_after_training(seed, 0.0) for seed in (0, 1)]
     assert sum(gains) / 2 > 0.05, gains
+
+
+def test_what_the_settings_ask_for():
+    model, fabric = classifier("ab"), Fabric(accelerator="cpu", devices=1)
+    settings = {"data": "digits", "out": "r", "modulation_noise": False, "modulation_epochs": 3, "seed": 7}
+    assert modulator_of(model, TrainConfig(**settings), "classification", fabric) is None
+    found = modulator_of(model, TrainConfig(modulation=0.3, **settings), "classification", fabric)
+    assert (found.alpha, found.noise, found.epochs, found.seed) == (0.3, False, 3, 7)
