@@ -209,10 +209,9 @@ def compare(case: Case, repeats: int) -> bool:
         held_all &= middle[f"{state} wall"] <= limit
         call = f"{middle['call wall']:.3f}" if state == "off" else ""
         ratio = f"{middle[f'{state} wall']:.3f} ({min(values):.3f} to {max(values):.3f})"
-        print(
-            f"| {case.name} | {state} | {ratio} | {limit} | {middle[f'{state} processor']:.3f} | {call} | {middle['seconds']:.2f} s | {error:.1e} |",
-            flush=True,
-        )
+        processor = f"{middle[f'{state} processor']:.3f}"
+        last = f"{call} | {middle['seconds']:.2f} s | {error:.1e}"
+        print(f"| {case.name} | {state} | {ratio} | {limit} | {processor} | {last} |", flush=True)
     return held_all
 
 
