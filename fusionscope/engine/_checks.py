@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from math import inf
 from typing import Any
 
@@ -13,6 +12,7 @@ from fusionscope._settings import misfit
 from fusionscope.errors import InputError
 
 from ._config import TrainConfig
+from ._logging import check_loggers
 
 RANGES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
     "more than 0": (("epochs", "batch_size", "accumulate", "lr", "width", "devices"), lambda v: v > 0),
@@ -38,7 +38,6 @@ RANGES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
     ),
     "at least 0 and less than 2**63": (("seed", "data_seed"), lambda v: 0 <= v < 2**63),
 }
-LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -116,12 +115,7 @@ def _extras(config: TrainConfig) -> None:
         raise InputError("copies are further trainings of the solo twins; set solo (--solo) too, or leave copies out")
     if len(set(config.loggers)) < len(config.loggers):
         raise InputError(f"loggers = {list(config.loggers)} names one twice; name each once")
-    for name in config.loggers:
-        if not any(find_spec(package) for package in LOGGERS[name]):
-            raise InputError(
-                f"loggers = {list(config.loggers)}: the package {LOGGERS[name][0]!r} is not installed; install it "
-                f"(pip install {LOGGERS[name][0]}), or leave {name!r} out (history.csv has every epoch anyway)"
-            )
+    check_loggers(config.loggers)
 
 
 def _default(name: str) -> Any:

@@ -139,26 +139,44 @@ def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
         FileError: if the file cannot be read, or is no TOML.
         InputError: if it names a setting that does not exist, a value is of the wrong type, or a variable is not set.
     """
+    return settings(expanded(read_toml(path), str(path), skip), TrainConfig, str(path), skip)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        FileError: if the file cannot be read, or is no TOML.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        found = tomllib.loads(text)
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise FileError(f"{path} is no TOML file: {error}") from error
-    types = {field.encode_name: field.type for field in msgspec.structs.fields(TrainConfig)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def settings(
+    found: dict[str, Any],
+    kind: type[msgspec.Struct],
+    where: str,
+    skip: Collection[str] = (),
+    mend: str = "`fusionscope train --help` has all.",
+) -> dict[str, Any]:
+    """Return the values as the struct's types, but those to ``skip``; ``where`` begins every message.
+
+    Raises:
+        InputError: if a setting does not exist, or its value is of the wrong type.
+    """
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in types:
-            raise InputError(
-                f"{path}: no setting {key!r}.{did_you_mean(key, types)} `fusionscope train --help` has all."
-            )
+            raise InputError(f"{where}: no setting {key!r}.{did_you_mean(key, types)} {mend}")
         if key in skip:
             continue
-        value = _expanded(value, key, path)
         if said := misfit(value, types[key]):
-            raise InputError(f"{path}: {key} = {value!r}: {said}")
+            raise InputError(f"{where}: {key} = {value!r}: {said}")
         values[key] = msgspec.convert(value, types[key])
     return values
 
@@ -180,14 +198,26 @@ def stored_config(out: str) -> dict[str, Any]:
     raise FileError(f"nothing to resume: there is neither {out}.unfinished nor a run folder {out}")
 
 
-def _expanded(value: Any, key: str, path: str | Path) -> Any:
-    def variable(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise InputError(
-                f"{path}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
-                f"(export {name}=...), or give --{key.replace('_', '-')}"
-            )
-        return os.environ[name]
+def expanded(found: dict[str, Any], where: str, skip: Collection[str] = (), option: bool = True) -> dict[str, Any]:
+    """Return the table with ``$NAME`` and ``${NAME}`` in its strings replaced, also in the tables inside it.
 
-    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value
+    Raises:
+        InputError: if a variable is not set; with ``option``, the message also names the option to give instead.
+    """
+
+    def one(key: str, value: Any) -> Any:
+        def variable(match: re.Match[str]) -> str:
+            name = match[1] or match[2]
+            if name not in os.environ:
+                instead = f", or give --{key.replace('_', '-')}" if option else ""
+                raise InputError(
+                    f"{where}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
+                    f"(export {name}=...){instead}"
+                )
+            return os.environ[name]
+
+        if isinstance(value, dict):
+            return expanded(value, f"{where} [{key}]", (), option)
+        return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value
+
+    return {key: value if key in skip else one(key, value) for key, value in found.items()}

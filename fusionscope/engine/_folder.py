@@ -1,6 +1,7 @@
 """The run folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``metrics.json``.
 
-Where asked for, also ``checkpoints/epoch-NNNN.safetensors`` and ``solo/``, which holds a run folder per solo twin.
+Where asked for, also ``checkpoints/epoch-NNNN.safetensors``, ``solo/``, which holds a run folder per solo twin, and
+``dynamics/``, how the modalities learned.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pandas as pd
 from torch import nn
 
 from fusionscope._files import atomic_write
@@ -22,6 +24,7 @@ from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import FileError, InputError
 
 from ._config import TrainConfig
+from ._dynamics_folder import DYNAMICS, Dynamics, read_dynamics
 from ._memory import choose
 from ._models import rebuild
 from ._snapshot import STATE, unfinished
@@ -32,7 +35,7 @@ KIND = "fusionscope run"
 CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
 CHECKPOINTS, SOLO = "checkpoints", "solo"
 FREE = {"out", "overwrite", "resume", "snapshot", "workers", "loggers", "solo", "copies"}  # do not change the weights
-OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", "dynamics", "logs"}
+OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", DYNAMICS, "logs"}
 OURS |= {"conditions.csv"}  # of a study
 
 
@@ -103,6 +106,27 @@ class Run:
             if name in self.modalities and seed.isdecimal() and folder.name not in self.modalities:
                 found.setdefault(name, {})[int(seed)] = self._twin(name, folder.name)
         return {m: [run for _, run in sorted(found[m].items())] for m in self.modalities if m in found}
+
+    @cached_property
+    def dynamics(self) -> Dynamics | None:
+        """What was recorded along the training; None without ``TrainConfig.dynamics``; read when asked for.
+
+        Raises:
+            FileError: if the folder is damaged.
+        """
+        return read_dynamics(self.folder / DYNAMICS) if (self.folder / DYNAMICS).is_dir() else None
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """``history.csv``: phase, epoch, learning rate, losses and validation score; read when asked for.
+
+        Raises:
+            FileError: if the file is missing or damaged.
+        """
+        try:
+            return pd.read_csv(self.folder / HISTORY)
+        except (OSError, ValueError) as error:
+            raise FileError(f"cannot read {self.folder / HISTORY}: {error}") from error
 
     def _twin(self, modality: str, name: str) -> Run:
         run = load_run(self.folder / SOLO / name, data=False)

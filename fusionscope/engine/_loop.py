@@ -21,7 +21,10 @@ from ._adversary import Adversary
 from ._augment import Augment
 from ._checkpoints import evenly, thin
 from ._config import TrainConfig
+from ._dynamics import Recorder
+from ._dynamics_probe import probe_of
 from ._interrupt import Interrupt
+from ._modulation import modulator_of
 from ._optim import Ema, load_optimizer, make_optimizer, rate, set_rate
 from ._order import Feed, Order, samples
 from ._progress import Reporter
@@ -113,6 +116,22 @@ class Loop:
             sizes = cast(Translator, model).channels
             self.adversary = Adversary(sizes, n_outputs, width=config.width, centre=centre, scale=self.scale)
             self.adversary.setup(fabric)
+        self.modulator = modulator_of(model, config, task, fabric)
+        self.recorder = None
+        if config.dynamics and val is not None and fabric.is_global_zero:
+            device = fabric.device
+            self.recorder = Recorder(
+                model,
+                task=task,
+                modalities=tuple(axes),
+                axes=axes,
+                classes=classes,
+                criterion=lambda p, t: task_loss(task, p, t, config.label_smoothing, self.scale),
+                probe=probe_of(model, val, task=task, train_size=samples(train), seed=config.seed, device=device),
+                epochs=epochs,
+                steps=self.order.steps,
+                data_range=2 * float(scale.max()),
+            )
         self.scaler = fabric.strategy.precision
         self.epoch, self.step = 1, 0
         self.total = torch.zeros((), device=fabric.device)
@@ -132,6 +151,8 @@ class Loop:
         result, fabric = self.result, self.fabric
         self.reporter.phase(self.phase, self.steps, (self.epoch - 1) * self.order.steps + self.step)
         with Interrupt(self.reporter.say, defer=fabric.world_size == 1) as self.interrupt:
+            if self.recorder is not None and (self.epoch, self.step) == (1, 0):
+                self.recorder.epoch(0)
             while self.epoch <= self.epochs and not result.stopped:
                 self._train()
                 self._close()
@@ -173,11 +194,17 @@ class Loop:
                         return adversary.generator_loss(inputs, output, target)
                     return task_loss(self.task, output, target, config.label_smoothing, self.scale)
 
+                if self.modulator is not None:
+                    self.modulator.observe(outputs, target)
                 main = cast(Trainable, self.model).loss(outputs, target, criterion)
                 aside = [criterion(x, target) for x in extra]
                 whole = main + config.auxiliary * sum(aside) if aside else main
                 fabric.backward(whole / parts if parts > 1 else whole)
             self.total += main.detach() / parts
+        if self.modulator is not None:
+            self.modulator.apply(self.epoch)
+        if self.recorder is not None:
+            self.recorder.step(self._scale())
         if config.clip:
             fabric.clip_gradients(self.wrapped, self.stepping, max_norm=config.clip, error_if_nonfinite=False)
         self.stepping.step()
@@ -212,6 +239,8 @@ class Loop:
         else:
             with self.ema.applied():
                 scores, state = self._score(epoch)
+        if self.modulator is not None:
+            row |= {f"rho_{m}": rho for m, rho in self.modulator.ratios.items()}
         if scores:
             metric = METRIC[self.task]
             row |= {"val_loss": scores["loss"], f"val_{metric}": scores[metric]}
@@ -234,6 +263,8 @@ class Loop:
         scores: dict[str, Any] = {}
         if self.val is not None:
             scores = evaluate(self.fabric, self.model, self.val, self.task, self.classes, config, self.scale)
+        if self.recorder is not None:
+            self.recorder.epoch(epoch)
         state: dict[str, Tensor] = {}
         if result.state is None or self._rank(epoch, scores) > self._rank(result.epoch, result.scores):
             state = result.state = self._copy()
@@ -304,8 +335,18 @@ class Loop:
 
     def _parts(self) -> dict[str, Any]:
         """What else has a state."""
-        found = {"ema": self.ema, "adversary": self.adversary}
+        found = {
+            "ema": self.ema,
+            "adversary": self.adversary,
+            "modulator": self.modulator,
+            "recorder": self.recorder,
+        }
         return {name: part for name, part in found.items() if part is not None}
+
+    def _scale(self) -> float:
+        """What mixed precision multiplies the loss by."""
+        scaler = getattr(self.scaler, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _copy(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +26,13 @@ from fusionscope.nn import Translator, VectorHead
 
 from ._checks import check_settings
 from ._config import TrainConfig
+from ._dynamics_folder import DYNAMICS
 from ._folder import KIND, SCHEMA, SOLO, check_same, check_target, is_complete, write_history, write_run
+from ._logging import LOGS, open_loggers
 from ._loop import Fit, Loop
 from ._memory import Memory, choose, loader, remember
 from ._models import describe, rebuild, settings_in_words
+from ._modulation import refuse
 from ._progress import Reporter
 from ._ranks import make_fabric
 from ._scores import METRIC, task_loss
@@ -36,7 +41,13 @@ from ._solo import twins
 from ._trainee import evaluate
 
 
-def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    data: DataSplits | None = None,
+    before_writing: Callable[[], None] | None = None,
+) -> Path:
     """Train the model that the config names and write the run folder; return its path.
 
     The weights with the best validation score are kept. With ``config.refit``, validation only says how long to train:
@@ -62,6 +73,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
         config: all settings.
         quiet: show nothing.
         data: the config's data where it is loaded already.
+        before_writing: called before the run folder is written; what it raises ends the training without one.
 
     Raises:
         InputError: if a setting is out of range, or model and data do not fit (found out with one batch, before
@@ -79,6 +91,7 @@ def train(config: TrainConfig, *, quiet: bool = False, data: DataSplits | None =
     with torch.random.fork_rng(devices=cuda):
         data = choose(data, config.modalities)
         job = _Job(config, data, fabric, Reporter(quiet=quiet), out, resume)
+        job.before_writing = before_writing
         job.complete("interrupted: the best weights so far (epoch {epoch}) are in {out}; --resume completes it")
         data = replace(data, splits=data.splits | job.splits)
         for twin in twins(config, data):
@@ -120,6 +133,8 @@ def _rehearse(config: TrainConfig, data: DataSplits) -> None:
         spec = describe(config, data, outputs, tuple(target.shape[1:]))
         try:
             model = cast(Any, rebuild(spec, untrained=False))
+            if config.modulation:
+                refuse(model, data.task, config.modulation)
             found = model.outputs(batch["inputs"])
             one = torch.ones(1)
             model.loss(found, target, lambda p, t: task_loss(data.task, p, t, config.label_smoothing, one))
@@ -145,6 +160,8 @@ class _Job:
         self.train_on, self.refitted = ["train"], False
         self.selection, self.refit, self.test = Fit(), Fit(), None
         self.began, self.loop_state = time.perf_counter(), None
+        self.logs = open_loggers((), out, config)
+        self.before_writing: Callable[[], None] | None = None
         self.finished = fabric.broadcast(resume and is_complete(out, config))
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
@@ -176,8 +193,8 @@ class _Job:
             reporter.say(f"complete already: {self.config.out}")
             remove_snapshot(self.folder)
             return
-        self._prepare()
         try:
+            self._prepare()
             with reporter:
                 self.run()
         except KeyboardInterrupt:
@@ -193,7 +210,8 @@ class _Job:
             remove_snapshot(self.folder)
             raise
         finally:
-            if self.fabric.is_global_zero and not self._has_snapshot():
+            self.logs.finish("success" if self.test else "failed")
+            if self.fabric.is_global_zero and not (self.test or self._has_snapshot()):
                 remove_snapshot(self.folder)
         self.write()
         if self.fabric.is_global_zero:
@@ -210,6 +228,8 @@ class _Job:
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
         self.outputs = len(data.classes) or self.scale.numel()
         self.spec = describe(self.config, data, self.outputs, target_shape)
+        if self.fabric.is_global_zero:
+            self.logs = open_loggers(self.config.loggers, self.folder, self.config)
         if self.state is not None:
             state, self.state = self.state, None
             self.selection, self.refit = Fit(**state["selection"]), Fit(**state["refit"])
@@ -232,7 +252,9 @@ class _Job:
 
     def _log(self, row: dict[str, Any]) -> None:
         if self.fabric.is_global_zero:
-            write_history(self.folder, self.selection.history + self.refit.history)
+            history = self.selection.history + self.refit.history
+            write_history(self.folder, history)
+            self.logs.row(row, len(history))
 
     @property
     def best(self) -> Fit:
@@ -283,7 +305,11 @@ class _Job:
         if self.loop_state is not None:
             state, self.loop_state = self.loop_state, None
             loop.load_state_dict(state)
-        loop.run()
+        try:
+            loop.run()
+        finally:
+            if loop.recorder is not None and result.history:
+                loop.recorder.write(self.folder / DYNAMICS)
         return model
 
     def _score(self, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
@@ -292,11 +318,16 @@ class _Job:
     def write(self) -> None:
         if not self.fabric.is_global_zero:
             return
+        if self.before_writing is not None:
+            self.before_writing()
         state = cast(dict[str, Tensor], self.best.state)
         with atomic_folder(self.out) as folder:
             history = self.selection.history + self.refit.history
             checkpoints = self.selection.checkpoints(self.config.checkpoints)
             write_run(folder, self._description(), state, history, self._metrics(), checkpoints)
+            for name in (DYNAMICS, LOGS):
+                if (self.folder / name).is_dir():
+                    shutil.copytree(self.folder / name, folder / name, symlinks=True)
 
     def _description(self) -> dict[str, Any]:
         data = self.data

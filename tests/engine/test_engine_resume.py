@@ -60,7 +60,7 @@ def files(folder: Path) -> dict[str, bytes]:
     """Contents of all files, but for the times in two of them."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     for name in found:
-        if name.endswith("metrics.json"):
+        if name.endswith(("metrics.json", "about.json")):
             found[name] = json.dumps(json.loads(found[name]) | {"seconds": 0}).encode()
         elif name.endswith("history.csv"):
             rows = list(csv.DictReader(found[name].decode().splitlines()))
@@ -79,6 +79,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "modality_dropout": 0.3,
         "solo": True,
         "schedule": "linear",
+        "modulation": 0.5,
+        "dynamics": True,
     },
 }
 # per epoch 5 steps; a snapshot follows every step and every epoch's end
