@@ -77,13 +77,7 @@ def test_a_run_that_goes_on_repeats_nothing(fakes, tmp_path):
     logs = open_loggers(("mlflow",), tmp_path, config("mlflow"))
     for step, row in enumerate(ROWS[:2], 1):
         logs.row(row, step)
-<<<<<<< HEAD
-    again = open_loggers(
-        ("mlflow", "wandb"), tmp_path, config("mlflow", "wandb")
-    )  # killed; from the snapshot of step 1
-=======
     again = open_loggers(("mlflow", "wandb"), tmp_path, config("mlflow", "wandb"))  # killed at step 1
->>>>>>> 1c8da3dac8374c0bbb24940065e7186a96212065
     for step, row in enumerate(ROWS[1:], 2):
         again.row(row, step)
     again.finish("failed")
