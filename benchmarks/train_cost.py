@@ -45,12 +45,14 @@ WAIT = 0.1
 
 @dataclass
 class Case:
-    """Data, settings that both loops share, and what only the waiting is measured with."""
+    """Data, settings that both loops share, what only the waiting is measured with, and the most training samples of
+    the comparison."""
 
     name: str
     data: str
     settings: dict[str, Any]
     changes: dict[str, Any] = field(default_factory=dict)
+    samples: int = 2**20
 
 
 class Clock:
@@ -68,9 +70,12 @@ class Clock:
             self.processor += time.process_time() - processor
 
 
-def held(data: DataSplits) -> DataSplits:
-    """The data set in memory, as `train` would hold it."""
-    return replace(data, splits={name: _memory.remember(split) for name, split in data.splits.items()})
+def held(data: DataSplits, samples: int) -> DataSplits:
+    """The data set in memory, as `train` would hold it, with so many samples per split at most."""
+    splits = {name: cast(Any, _memory.remember(split)) for name, split in data.splits.items()}
+    rows = slice(samples)
+    cut = {k: _memory.Memory({m: x[rows] for m, x in v.inputs.items()}, v.target[rows]) for k, v in splits.items()}
+    return replace(data, splits=cut)
 
 
 def ours(config: TrainConfig, data: DataSplits, folder: str) -> tuple[Clock, Clock, list[dict[str, Any]], Any]:
@@ -175,7 +180,7 @@ def score(model: Any, memory: Any, classes: int) -> tuple[float, float]:
 
 def compare(case: Case, repeats: int) -> bool:
     """Print a row per state of dynamics; return whether the limits hold."""
-    data = held(load_data(case.data, seed=0))
+    data = held(load_data(case.data, seed=0), case.samples)
     rows: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -260,8 +265,9 @@ def cases(options: argparse.Namespace, folder: str) -> list[Case]:
         Case(
             "maps (water_seg)",
             f"npz:{water}?inputs=optical:NHWC,infrared:NHWC&target=label&split=split",
-            {"model": "segmenter", "batch_size": 8, "lr": 1e-3, "epochs": options.epochs or 1},
+            {"model": "segmenter", "batch_size": 8, "width": 8, "lr": 1e-3, "epochs": options.epochs or 1},
             {"augment": 0.5, "flips": True},
+            64,
         )
         if water
         else Case("maps (scenes)", "scenes?train=320&val=64&test=32&size=48", {"epochs": options.epochs or 3}),
