@@ -132,7 +132,8 @@ def open_loggers(names: Sequence[str], folder: str | Path, config: TrainConfig) 
     TensorBoard's files lie in ``logs/tensorboard``; W&B's (project ``WANDB_PROJECT`` or fusionscope) in ``logs/wandb``
     and, unless ``WANDB_MODE=offline``, with its server; MLflow's in ``logs/mlflow/mlflow.db``, or where
     ``MLFLOW_TRACKING_URI`` says. In a folder where a run stopped they go on: the same W&B or MLflow run, another file
-    of TensorBoard's in the same place, without the steps that were logged before.
+    of TensorBoard's in the same place, without the steps that were logged before (the last one can stand there twice,
+    if the run was killed while it was logged).
 
     Raises:
         InputError: if a package is missing, or a logger cannot start.
