@@ -3,7 +3,7 @@
     python benchmarks/study_kill.py [--kills 20] [--seed 0] [--folder FOLDER]
 
 A study of 2 variants x 4 seeds on a small planted task, 2 workers, is run once without interruption and once with its
-process group killed at moments drawn between a start and the time the rest would take; each time it is started again.
+process group killed at random moments, mostly while runs are trained or scored; each time it is started again.
 After each kill every file is read: runs that were finished must be so still, byte for byte, and every JSON, CSV and
 weights file that bears its final name must be whole. At the end all weights are compared with the other study's.
 """
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--no-conditions", action="store_true")
     parser.add_argument("--folder", default="")
     options = parser.parse_args()
@@ -122,24 +122,28 @@ def main() -> None:
             files[name].write_text(text)
         began = time.perf_counter()
         _finish(start(files["whole"]))
-        whole = time.perf_counter() - began
-        print(f"uninterrupted: {whole:.0f} s")
-        lost, bad, finished = kill_all(files["killed"], place / "killed", options, whole)
+        work = sum(run_seconds(run.folder) for run in load_study(place / "whole").runs) / 2
+        print(f"uninterrupted: {time.perf_counter() - began:.0f} s, {work:.0f} s of training", flush=True)
+        lost, bad, finished = kill_all(files["killed"], place / "killed", options, work)
         compare(place, options.kills, lost, bad, finished)
 
 
-def kill_all(file: Path, folder: Path, options: argparse.Namespace, whole: float) -> tuple[int, int, dict[Path, dict]]:
+def run_seconds(folder: Path) -> float:
+    """How long a training took."""
+    return json.loads((folder / "metrics.json").read_text())["seconds"]
+
+
+def kill_all(file: Path, folder: Path, options: argparse.Namespace, work: float) -> tuple[int, int, dict[Path, dict]]:
     """Start and kill as often as said, then let it end; counts of lost runs and corrupt files, and finished runs."""
     rng = random.Random(options.seed)
     finished: dict[Path, dict[str, str]] = {}
     lost = bad = 0
     for number in range(options.kills):
         process = start(file)
-        # Starting takes a good part of such a small study: a moment in all of it, or a while after work has begun.
-        early = rng.random() < 0.25
-        if not early:
+        # Starting takes longer than such a small study: mostly a moment is drawn from the work, at times from the start.
+        if rng.random() < 0.8:
             _wait_for_work(folder, process)
-        time.sleep(rng.uniform(0, whole / 3 if early else 2.5 * whole / options.kills))
+        time.sleep(rng.uniform(0, 2.2 * work / options.kills))
         over = process.poll() is not None
         if not over:
             os.killpg(process.pid, signal.SIGKILL)

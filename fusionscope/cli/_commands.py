@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fusionscope._files import writable_parent
+from fusionscope._function import call_function
 from fusionscope.cli._compare import compare_variants
-from fusionscope.cli._function import call_function
 from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data

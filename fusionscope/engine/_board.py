@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ._study import Study, StudyRun
+from ._study import Study, StudyRun, is_trained
+from ._study_folder import read_failure
 
 
 class Board:
@@ -50,7 +51,9 @@ class Board:
             if before not in (None, run.state) and run.state in ("done", "failed"):
                 count = Counter(r.state for r in runs)
                 score = self.score(run)
-                told = f": val {score[0]} {score[1]:.3f}, {score[2]:.0f} s" if score and run.state == "done" else ""
+                told = f": val {score[0]} {score[1]:.3f}, {score[2]:.0f} s" if score else ""
+                if run.state == "failed":
+                    told = f": {why(self.study, run)}"
                 self.say(f"{run} {run.state}{told} ({count['done'] + count['failed']} of {len(runs)}{left})")
             self.states[run.name] = run.state
         if self.live is not None:
@@ -121,6 +124,11 @@ def epochs_done(study: Study, run: StudyRun) -> tuple[int, int]:
         return 0, epochs
 
 
+def why(study: Study, run: StudyRun) -> str:
+    """The first line of what a failed run raised."""
+    return (read_failure(study, run).get("error", "") or "not told").splitlines()[0]
+
+
 def progress(runs: Sequence[StudyRun]) -> str:
     """Counts of the states in words."""
     count = Counter(run.state for run in runs)
@@ -143,7 +151,7 @@ def time_left(seconds: float | None, workers: int) -> str:
 
 
 def _doing(study: Study, run: StudyRun) -> str:
-    if run.folder.is_dir():
+    if is_trained(run.folder):
         return f"seed {run.seed}: conditions"
     epoch, epochs = epochs_done(study, run)
     return f"seed {run.seed}: epoch {epoch}/{epochs}"

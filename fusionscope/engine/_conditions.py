@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fusionscope.batch import Batch
+from fusionscope.batch import Batch, takes_present
 from fusionscope.data import CorruptionStatistics, DataSplits, corrupt, corruptions, modality_kind
 from fusionscope.dissection import fill_in
 from fusionscope.errors import FusionscopeError, InputError
 
 from ._folder import Run, load_run
 from ._memory import Memory, choose, remember
+from ._own import dressed
 from ._scores import METRIC, Scores, task_loss
 
 COLUMNS = ("condition", "modality", "kind", "severity", "metric", "value", "reason")
@@ -105,7 +106,7 @@ class _Sweep:
 
     def rows(self) -> pd.DataFrame:
         """Run everything and return the table."""
-        model = self.run.model.eval().to(self.device)
+        model = dressed(self.run.model, self.run.modalities).eval().to(self.device)
         batches = _order(len(cast(Sized, self.split)), self.seed)
         statistics = self._statistics() if any(c[0] == "corruption" for c in self.conditions) else {}
         with torch.inference_mode():
@@ -146,6 +147,9 @@ class _Sweep:
                     statistics=statistics[modality],
                 )
                 inputs = inputs | {modality: damaged}
+            elif kind == "present" and not takes_present(model):
+                self.reasons[condition] = "the model's forward has no parameter present"
+                return
             elif kind == "present":
                 size = len(batch["target"])
                 present = {modality: torch.zeros(size, dtype=torch.bool, device=self.device)}

@@ -37,6 +37,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """auto: an encoder per modality, concatenation and a head, for any task (the translator where the target is an
     image). classifier: with any encoder and fuse; sequence: attention over time; segmenter and translator: one encoder
     shared by all modalities, with an exchange."""
+    build: str = ""
+    """Your own model instead: package.module:function, which returns a torch.nn.Module that takes the modalities."""
     encoder: str = "auto"
     """auto (small ones by kind of input; resnet18 in the segmenter), resnet18 (34, 50, 101, 152), hf:NAME, and for
     sequences conv or transformer."""

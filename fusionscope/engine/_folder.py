@@ -27,6 +27,7 @@ from ._config import TrainConfig
 from ._dynamics_folder import DYNAMICS, Dynamics, read_dynamics
 from ._memory import choose
 from ._models import rebuild
+from ._own import inner
 from ._snapshot import STATE, unfinished
 from ._weights import load_weights, save_weights
 
@@ -269,7 +270,7 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         )
     try:
         config = msgspec.convert(description["train"], TrainConfig)
-        model = rebuild(description["model"], untrained=False)
+        model = inner(rebuild(description["model"], untrained=False))
         fingerprint = description["data"]["fingerprint"]
     except (KeyError, TypeError, ValueError, InputError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)

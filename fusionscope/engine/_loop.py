@@ -27,6 +27,7 @@ from ._interrupt import Interrupt
 from ._modulation import modulator_of
 from ._optim import Ema, load_optimizer, make_optimizer, rate, set_rate
 from ._order import Feed, Order, samples
+from ._own import inner
 from ._progress import Reporter
 from ._ranks import gathered, mine, summed, synchronised
 from ._scores import METRIC, task_loss
@@ -161,7 +162,7 @@ class Loop:
                 self.seconds = self.waited = 0.0
                 self._pause(boundary=True)
         if result.state is not None:
-            self.model.load_state_dict(result.state)
+            inner(self.model).load_state_dict(result.state)
         return result
 
     def _train(self) -> None:
@@ -349,4 +350,4 @@ class Loop:
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _copy(self) -> dict[str, Tensor]:
-        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        return {k: v.detach().cpu().clone() for k, v in inner(self.model).state_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,7 +89,7 @@ class Ema:
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - keep)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None]:
         """Within, the parameters are their averages."""
         self._swap()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -17,11 +18,11 @@ from rich.console import Console
 
 from fusionscope.errors import FusionscopeError, InputError
 
-from ._board import Board, progress
+from ._board import Board, progress, why
 from ._claims import machine
 from ._crew import Crew, Member, tail
 from ._study import Study, StudyRun
-from ._study_folder import check_study, load_study, read_failure, save_study, write_failure
+from ._study_folder import check_study, load_study, save_study, write_failure
 from ._worker import LOST
 
 ATTEMPTS = 3
@@ -60,6 +61,8 @@ def run_study(
         FileError: if a folder cannot be written or data not be read.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the workers have made their snapshots.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a study starts its workers itself: run it without torchrun, and set workers")
     runs = study.choose(only)
     check_study(study)
     board = Board(study, quiet=quiet)
@@ -108,7 +111,8 @@ class Parent:
         for member in self.crew.ended():
             if member.process.returncode not in (0, LOST):
                 self._died(member)
-        runs = [self.study.look(run) for run in self.runs]
+        # what is done stays so, and need not be looked at again
+        runs = self.runs = [run if run.state == "done" else self.study.look(run) for run in self.runs]
         self.board.update(runs)
         unowned = sum(run.state in ("pending", "unfinished") for run in runs)
         holding = {self._owner(run) for run in runs if run.state == "running"}
@@ -150,8 +154,7 @@ def study_summary(study: Study) -> list[str]:
     console.print(Board(study, quiet=True).table(runs))
     for run in runs:
         if run.state == "failed":
-            first = (read_failure(study, run).get("error", "") or "not told").splitlines()[0]
-            found.append(f"{run}: {first} ({study.failure_path(run)})")
+            found.append(f"{run}: {why(study, run)} ({study.failure_path(run)})")
     return found
 
 
@@ -159,7 +162,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
     """Try every combination of data set and variant that has something to train; one data set in memory at a time."""
     from fusionscope.data import load_data
 
-    from . import _train
+    from . import _rehearse
 
     first: dict[tuple[str, str], StudyRun] = {}
     for run in runs:
@@ -172,7 +175,7 @@ def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
             if key != (config.data, config.data_seed):
                 key, data = (config.data, config.data_seed), None
                 data = load_data(config.data, seed=config.data_seed)
-            _train.rehearse(config, data)
+            _rehearse.rehearse(config, data)
         except FusionscopeError as error:
             raise InputError(f"{_blame(study, run, str(error))}: {error}") from error
     return len(first)
@@ -183,11 +186,15 @@ def _blame(study: Study, run: StudyRun, error: str) -> str:
     tables = {f"[variants.{run.variant}]": study.variants[run.variant], f"[data.{run.data}]": study.data[run.data]}
     words = set(re.findall(r"\w+", error))
     for name, table in (tables | {"[train]": study.train}).items():
-        keys = [key for key in table if key in words]
+        keys = [key for key in table if key in words or any(repr(v) in error for v in _texts(table[key]))]
         if keys:
             other = f"with [data.{run.data}]" if "variants" in name else f"with [variants.{run.variant}]"
             return f"{name} {', '.join(keys)} ({other})"
     return " with ".join(tables)
+
+
+def _texts(value: Any) -> list[str]:
+    return [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, str)]
 
 
 @contextmanager

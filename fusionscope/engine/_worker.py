@@ -74,6 +74,8 @@ class Worker:
         print(f"--- {run}", file=sys.stderr, flush=True)
         for leftover in run.folder.parent.glob(f".{run.folder.name}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in run.folder.glob(f".{run.conditions.name}.*"):
+            leftover.unlink(missing_ok=True)
         try:
             config = study.config(run)
             data = self._data(config)

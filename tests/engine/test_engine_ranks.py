@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import multiprocessing, nn
 
 from fusionscope.engine import TrainConfig, train
+from fusionscope.engine import _job as job
 from fusionscope.engine import _loop as loop
-from fusionscope.engine import _train as training
+from fusionscope.engine import _rehearse as rehearsal
 from fusionscope.errors import InputError
 
 STEPS = 10
@@ -36,7 +37,7 @@ def without_batch_norm(description: Any, *, untrained: bool = True) -> nn.Module
     return model
 
 
-REBUILD = training.rebuild
+REBUILD = job.rebuild
 
 
 def settings(folder: Path, out: str, **changes: Any) -> TrainConfig:
@@ -73,7 +74,7 @@ def worker(rank: int, folder: Path, port: int) -> None:
         train(settings(folder, "norms"), quiet=True)
     told = [str(w.message) for w in said if "batch norms take their statistics" in str(w.message)]
     (folder / f"warned{rank}").write_text(str(len(told)))
-    training.rebuild = without_batch_norm
+    job.rebuild = rehearsal.rebuild = without_batch_norm
     train(settings(folder, "two", accumulate=3), quiet=True)
     real = loop.Loop._step
 
@@ -118,7 +119,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_two_ranks_take_the_steps_of_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "rebuild", without_batch_norm)
+    monkeypatch.setattr(job, "rebuild", without_batch_norm)
     one = losses(train(settings(folder, "one"), quiet=True))
     two = losses(folder / "two")
     assert len(one) == len(two) == STEPS

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from fusionscope.engine import TrainConfig, load_run, train
+from fusionscope.engine import _job as job
 from fusionscope.engine import _loop as loop
-from fusionscope.engine import _train as training
 from fusionscope.engine._optim import Ema, make_optimizer, rate
 from fusionscope.engine._order import Order
 from fusionscope.engine._snapshot import load_snapshot, save_snapshot
@@ -93,9 +93,9 @@ def killing(monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
     place: Any = {
         "_step": loop.Loop,
         "_close": loop.Loop,
-        "save": training,
+        "save": job,
         "evaluate": loop,
-        "write": training._Job,
+        "write": job.Job,
     }[what]
     name = {"save": "save_snapshot"}.get(what, what)
     real: Callable[..., Any] = getattr(place, name)

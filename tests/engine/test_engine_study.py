@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from fusionscope.engine import Study, load_study, read_study, run_study
+from fusionscope.engine import _rehearse as rehearsal
 from fusionscope.engine import _run_study as parent
-from fusionscope.engine import _train as training
 from fusionscope.engine._board import Board, time_left
 from fusionscope.engine._study_folder import check_study, read_failure, save_study, write_failure
 from fusionscope.engine._worker import Worker
@@ -289,7 +289,7 @@ def test_every_combination_is_tried_before_anything_starts(tmp_path: Path, monke
             raise InputError("fuse 'gated' does not fit")
         return data
 
-    monkeypatch.setattr(training, "rehearse", rehearse, raising=False)
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse, raising=False)
     with pytest.raises(InputError, match=r"^\[variants.gated\] fuse \(with \[data.digits\]\): fuse 'gated' does not"):
         run_study(small(tmp_path / "s"), quiet=True)
     assert tried == [("digits", "auto"), ("digits", "gated")]
