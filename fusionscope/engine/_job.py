@@ -216,7 +216,7 @@ class Job:
             write_run(folder, self._description(), state, history, self._metrics(), checkpoints)
             for name in (DYNAMICS, LOGS):
                 if (self.folder / name).is_dir():
-                    shutil.copytree(self.folder / name, folder / name)
+                    shutil.copytree(self.folder / name, folder / name, symlinks=True)
 
     def _description(self) -> dict[str, Any]:
         data = self.data

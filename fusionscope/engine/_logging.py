@@ -22,6 +22,7 @@ from ._config import TrainConfig
 
 LOGS = "logs"
 STATE = "logged.json"
+ADDRESS = "MLFLOW_TRACKING_URI"
 # of each logger: packages that it needs, any one of a group, the first of which is what we suggest
 NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "tensorboard": (("tensorboard", "tensorboardX"),),
@@ -131,7 +132,8 @@ def open_loggers(names: Sequence[str], folder: str | Path, config: TrainConfig) 
     TensorBoard's files lie in ``logs/tensorboard``; W&B's (project ``WANDB_PROJECT`` or fusionscope) in ``logs/wandb``
     and, unless ``WANDB_MODE=offline``, with its server; MLflow's in ``logs/mlflow/mlflow.db``, or where
     ``MLFLOW_TRACKING_URI`` says. In a folder where a run stopped they go on: the same W&B or MLflow run, another file
-    of TensorBoard's in the same place, without the steps that were logged before.
+    of TensorBoard's in the same place, without the steps that were logged before (the last one can stand there twice,
+    if the run was killed while it was logged).
 
     Raises:
         InputError: if a package is missing, or a logger cannot start.
@@ -143,6 +145,7 @@ def open_loggers(names: Sequence[str], folder: str | Path, config: TrainConfig) 
     place.mkdir(parents=True, exist_ok=True)
     known = _known(place / STATE)
     loggers: dict[str, Logger] = {}
+    address = os.environ.get(ADDRESS)
     for name in dict.fromkeys(names):
         try:
             loggers[name] = _open(name, place, Path(config.out).name, known.get(name, {}).get("run"))
@@ -152,6 +155,10 @@ def open_loggers(names: Sequence[str], folder: str | Path, config: TrainConfig) 
                 f"the logger {name!r} does not start: {type(error).__name__}: {error}. {MENDS[name][:1].upper()}"
                 f"{MENDS[name][1:]}; or leave {name} out of loggers"
             ) from error
+        finally:
+            # MLflow sets it to this run's file, which the next training in this process would go on to fill
+            if address is None:
+                os.environ.pop(ADDRESS, None)
     settings = {k: v for k, v in msgspec.to_builtins(config).items() if k not in NOT_OF_THE_MODEL}
     return Logs(loggers, place / STATE, settings, known)
 
@@ -164,11 +171,12 @@ def _open(name: str, place: Path, title: str, run: str | None) -> Logger:
     if name == "wandb":
         project = os.environ.get("WANDB_PROJECT", "fusionscope")
         return module.WandbLogger(name=title, project=project, save_dir=str(place), id=run)
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri, artifacts = os.environ.get(ADDRESS), None
     if not uri:
-        (place / "mlflow").mkdir(exist_ok=True)
-        uri = f"sqlite:///{(place / 'mlflow' / 'mlflow.db').resolve()}"
-    return module.MLFlowLogger("fusionscope", run_name=title, tracking_uri=uri, run_id=run)
+        folder = (place / "mlflow").resolve()
+        folder.mkdir(exist_ok=True)
+        uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+    return module.MLFlowLogger("fusionscope", run_name=title, tracking_uri=uri, run_id=run, artifact_location=artifacts)
 
 
 def _run(name: str, logger: Logger) -> str | None:

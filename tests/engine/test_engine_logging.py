@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -133,3 +134,16 @@ def test_a_logger_that_cannot_start_is_found_before_training(monkeypatch, tmp_pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(InputError, match="'wandb' does not start: RuntimeError: no API key. `wandb login` once, or"):
         open_loggers(("wandb",), tmp_path, config("wandb"))
+
+
+def test_what_a_logger_leaves_in_the_environment_does_not_reach_the_next_run(fakes, monkeypatch, tmp_path):
+    make = _logging._open
+
+    def leave(*args):
+        os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///of-this-run"
+        return make(*args)
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(_logging, "_open", leave)
+    open_loggers(("mlflow",), tmp_path, config())
+    assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -6,13 +6,16 @@ import copy
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from fusionscope.engine import TrainConfig
 from fusionscope.engine._modulation import (
     Modulator,
     alone,
     discrepancy_ratios,
     modulation_coefficient,
+    modulator_of,
     rightness,
 )
 from fusionscope.errors import InputError
@@ -249,3 +252,54 @@ def test_refusals_say_why_and_what_to_do():
     tied = FusionNet({"a": encoder, "b": encoder}, Concat({"a": 3, "b": 3}), nn.Linear(6, 3))
     with pytest.raises(InputError, match="those of 'a' and 'b' have weights in common"):
         Modulator(tied, "classification", alpha=0.5)
+
+
+def planted(seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Three frequencies in two sequences of random phase, one with half as much noise as the other."""
+    random = torch.Generator().manual_seed(seed)
+    target = torch.arange(480) % 3
+    time = torch.arange(16)[None, :, None] / 16
+    tone = 2 * torch.pi * (1 + 2 * target[:, None, None]) * time
+
+    def sequence(noise: float) -> Tensor:
+        phase = 2 * torch.pi * torch.rand(480, 1, 3, generator=random)
+        return (tone + phase).sin() + noise * torch.randn(480, 16, 3, generator=random)
+
+    return {"strong": sequence(0.4), "weak": sequence(0.9)}, target
+
+
+def alone_after_training(seed: int, alpha: float) -> float:
+    """Accuracy of the weak modality alone on samples that were held back."""
+    torch.manual_seed(seed)
+    inputs, target = planted(seed)
+    shapes, axes = dict.fromkeys(inputs, (16, 3)), dict.fromkeys(inputs, "NTC")
+    model = Classifier.build(shapes, axes, 3, width=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, nesterov=True)
+    modulator = Modulator(model, "classification", alpha=alpha, seed=seed) if alpha else None
+    for epoch in range(1, 9):
+        for rows in torch.randperm(240).split(24):
+            outputs = model.outputs({m: x[rows] for m, x in inputs.items()})
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(outputs["prediction"], target[rows]).backward()
+            if modulator is not None:
+                modulator.observe(outputs, target[rows])
+                modulator.apply(epoch)
+            optimizer.step()
+    nobody = torch.zeros(240, dtype=torch.bool)
+    with torch.no_grad():
+        logits = model.eval()({m: x[240:] for m, x in inputs.items()}, present={"strong": nobody})
+    return float((logits.argmax(1) == target[240:]).double().mean())
+
+
+def test_modulation_helps_the_modality_that_is_left_behind():
+    """benchmarks/modulation.py has five seeds, intervals and three modalities."""
+    gains = [alone_after_training(seed, 1.0) - alone_after_training(seed, 0.0) for seed in (0, 1)]
+    assert sum(gains) / 2 > 0.05, gains
+
+
+def test_what_the_settings_ask_for():
+    model, fabric = classifier("ab"), Fabric(accelerator="cpu", devices=1)
+    settings = {"data": "digits", "out": "r", "modulation_noise": False, "modulation_epochs": 3, "seed": 7}
+    assert modulator_of(model, TrainConfig(**settings), "classification", fabric) is None
+    found = modulator_of(model, TrainConfig(modulation=0.3, **settings), "classification", fabric)
+    assert (found.alpha, found.noise, found.epochs, found.seed) == (0.3, False, 3, 7)
