@@ -29,14 +29,14 @@ def test_import_and_help_do_not_import_torch() -> None:
     code = (
         "import sys, fusionscope\n"
         "from fusionscope.cli import main\n"
-        "for command in ('dissect', 'trace'):\n"
+        "for command in ('dissect', 'study', 'trace'):\n"
         "    try:\n        main([command, '--help'])\n    except SystemExit as stop:\n        assert stop.code == 0\n"
         "heavy = {'torch', 'numpy', 'pandas', 'sklearn', 'altair'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Examples:") == 2
+    assert done.stdout.count("Examples:") == 3
 
 
 def test_no_submodule_hides_a_public_function() -> None:

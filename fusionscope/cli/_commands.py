@@ -11,27 +11,41 @@ import torch
 from torch import nn
 
 from fusionscope._files import writable_parent
-from fusionscope.cli._function import call_function
-from fusionscope.cli._options import DissectOptions, ReportOptions, TraceOptions
+from fusionscope._function import call_function
+from fusionscope.cli._compare import compare_variants
+from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import Dissection, check_folder, dissect, launched, load, place
-from fusionscope.engine import Run, TrainConfig, load_run, load_weights, train
+from fusionscope.engine import Run, TrainConfig, dissection_of, load_run, load_weights, train, with_training
 from fusionscope.errors import InputError
 
 
-def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions) -> None:
+def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | CompareOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
-        print(f"run folder: {train(options)}")
+        folder = train(options)
+        if not place()[0]:
+            print(f"run folder: {folder}")
+            if options.dynamics:
+                print(f"how the modalities learned: fusionscope report {folder}")
     elif isinstance(options, DissectOptions):
         with launched(options.device) as device:
             _dissect(msgspec.structs.replace(options, device=device))
     elif isinstance(options, TraceOptions):
         trace_model(options)
+    elif isinstance(options, CompareOptions):
+        compare_variants(options)
     else:
-        folder = Path(options.folder)
-        print(f"report: {load(folder).report(_report_path(options.out, folder)).resolve()}")
+        found, beside = _told(Path(options.folder))
+        print(f"report: {found.report(_report_path(options.out, beside)).resolve()}")
+
+
+def _told(folder: Path) -> tuple[Dissection, Path]:
+    """Return what a folder tells, a dissection's or a run's, and the folder that the report goes beside."""
+    if (folder / "config.json").is_file() and not (folder / "manifest.json").exists():
+        return dissection_of(load_run(folder, data=False)), folder / "dissection"
+    return load(folder), folder
 
 
 def _dissect(options: DissectOptions) -> None:
@@ -89,6 +103,8 @@ def _dissect(options: DissectOptions) -> None:
     )
     if place()[0]:
         return
+    if trained is not None:
+        found = with_training(found, trained)
     found.save(out)
     found.report(report)
     print(found)
@@ -118,7 +134,11 @@ def _baseline(folder: str) -> Dissection | None:
 
 
 def _prior(trained: Run) -> Any:
-    training = trained.description["training"]
+    """What is known without looking at a sample: class counts, shares of positives per label, or the mean."""
+    training, data = trained.description["training"], trained.description["data"]
+    if data["task"] == "multilabel":
+        samples = sum(data["sizes"][split] for split in training["splits"])
+        return [count / samples for count in training["class_counts"]]
     if training["class_counts"] is not None:
         return training["class_counts"]
     mean = training["target_mean"]

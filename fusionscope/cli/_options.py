@@ -82,6 +82,48 @@ class ReportOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Settings of ``fusionscope report``."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """Folder that `fusionscope dissect` wrote."""
+    """Folder that `fusionscope dissect` wrote, or a run folder: its dissection if it has one, and its training."""
     out: str = ""
-    """Path of the HTML report (default: beside the folder, under its name)."""
+    """Path of the HTML report (default: RUN/report.html, or beside the dissection, under its name)."""
+
+
+class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope study``."""
+
+    file: Annotated[str, tyro.conf.Positional]
+    """TOML file of the study, or the folder of one that was begun."""
+    out: str = ""
+    """Folder of the study (default: the file's out)."""
+    workers: int = 0
+    """Processes on this machine (default: the file's workers)."""
+    only: tuple[str, ...] = ()
+    """Train some of the runs only, as variant=concat data=utd seed=0."""
+    retry: bool = False
+    """Also train what failed before."""
+    check: bool = False
+    """Try every variant on a batch of every data set, and stop."""
+    quiet: bool = False
+    """Show no progress, only what came out."""
+
+
+class CompareOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of ``fusionscope compare``."""
+
+    study: Annotated[str, tyro.conf.Positional]
+    """Folder of the study, finished or not."""
+    baseline: str = ""
+    """Variant to compare the others with (default: the study's first)."""
+    metric: str = ""
+    """Score to compare, as loss or balanced_accuracy (default: each data set's main one)."""
+    conditions: tuple[Literal["clean", "removal", "corruption"], ...] = ("clean", "removal", "corruption")
+    """What to compare, and to correct for: fewer conditions, chosen before looking, need smaller differences."""
+    out: str = ""
+    """Folder for tables and charts (default: STUDY/comparison)."""
+    formats: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png", "pdf")
+    """Formats of the charts."""
+    alpha: float = 0.05
+    """Error rate over all comparisons together, and of each interval."""
+    method: Literal["scaled", "percentile", "studentised"] = "scaled"
+    """Bootstrap interval. With 5 seeds, percentile covers 85 % where 95 % is said, the others 95 %."""
+    seed: int = 0
+    """Seed of the bootstrap."""

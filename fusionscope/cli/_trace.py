@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fusionscope._files import atomic_write, writable_parent
+from fusionscope._function import call_function
 from fusionscope.batch import Adapter, Batch
-from fusionscope.cli._function import call_function
 from fusionscope.cli._options import TraceOptions
 from fusionscope.data import DataSplits
 from fusionscope.engine import load_run, load_weights

@@ -69,12 +69,14 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
     size = _size(options.size)
     columns = _table(folder, options)
     images = (folder / options.target).is_dir()
-    if not images and options.target not in columns:
-        known = [p.name for p in sorted(folder.iterdir()) if p.is_dir()] + list(columns)
-        raise InputError(
-            f"target {options.target!r} is neither a folder in {folder} nor a column of its table."
-            f"{did_you_mean(options.target, known)} There are {', '.join(known)}."
-        )
+    targets = () if images else (options.target,) if options.target in columns else tuple(options.target.split(","))
+    for one in targets:
+        if one not in columns:
+            known = [p.name for p in sorted(folder.iterdir()) if p.is_dir()] + list(columns)
+            raise InputError(
+                f"target {one!r} is neither a folder in {folder} nor a column of its table."
+                f"{did_you_mean(one, known)} There are {', '.join(known)}."
+            )
     if images and options.classes:
         raise InputError("option 'classes' is for class labels, but the target is a folder of images: leave it out.")
     found = {name: find_pictures(folder, name) for name in (*names, *([options.target] if images else []))}
@@ -85,8 +87,8 @@ def load_images(spec: str, path: str, options: ImagesOptions, seed: int) -> Data
     rows = read_split("split", columns["split"]) if _splits(options, columns) else random_split(len(ids), group, seed)
     task, target, classes = "translation", paths.get(options.target, []), ()
     if not images:
-        labels = tuple(options.classes.split(",")) if options.classes else ()
-        task, target, classes = read_target(options.target, columns[options.target], labels)
+        labels = tuple(options.classes.split(",")) if options.classes else targets if len(targets) > 1 else ()
+        task, target, classes = read_target(options.target, _stacked(targets, columns), labels)
     words = [task, *classes, options.size, *names, *ids]
     arrays = [*rows.values(), *(x for x in (target, group) if isinstance(x, np.ndarray))]
     files = (np.frombuffer(p.read_bytes(), np.uint8) for found in paths.values() for p in found)
@@ -169,6 +171,17 @@ def _typed(cells: tuple[str, ...]) -> np.ndarray:
         except (ValueError, OverflowError):
             continue
     return np.array(cells)
+
+
+def _stacked(names: tuple[str, ...], columns: dict[str, np.ndarray]) -> np.ndarray:
+    """One column, or several of 0 and 1 side by side."""
+    for name in names if len(names) > 1 else ():
+        if not np.isin(columns[name], (0, 1)).all():
+            raise InputError(
+                f"target={','.join(names)} names several columns, labels of 0 and 1, but column {name!r} holds other "
+                "values. Name one column for classes or numbers."
+            )
+    return columns[names[0]] if len(names) == 1 else np.stack([columns[name].astype(int) for name in names], 1)
 
 
 def _match(found: dict[str, dict[str, Path]], listed: np.ndarray | None, folder: Path) -> list[str]:

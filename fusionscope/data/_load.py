@@ -27,7 +27,7 @@ def load_data(spec: str, *, seed: int = 0) -> DataSplits:
       columns id and split ("train", "val", "test"; ids that it leaves out are not used), by default ``index.csv`` where
       there is one, else a seeded 70/15/15 split, as with ``split=random``; ``size=120x160`` (height x width) resizes
       everything. Values are scaled to [0, 1], grey images have 1 channel, others 3. The target is another such folder
-      (task "translation"), or a column of the table (a class or a number per image; ``classes=`` as for npz);
+      XX (a class or a number per image; ``classes=`` as for npz);
       ``group=`` names a column too.
 
     Axes of an npz input are letters, samples first: N sample, T time, C channel, H, W space, V joint, F frequency. They
@@ -35,7 +35,8 @@ def load_data(spec: str, *, seed: int = 0) -> DataSplits:
     and W; T next to H and W without a C becomes C; a missing C is one channel. uint8 is scaled to [0, 1] (category
     codes too: one-hot them before saving), other numbers are standardised per channel by the training samples.
     Integer or string targets are classes (numbered in sorted order), integer maps [N, H, W] dense classes with
-    negatives ignored, floats regression targets, left as they are.
+    negatives ignored, integers or booleans [N, K] of 0 and 1 several labels per sample (task "multilabel"), floats
+    regression targets, left as they are.
 
     Args:
         spec: source and options. Values are read as they stand, without percent-decoding.

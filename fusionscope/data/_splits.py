@@ -26,9 +26,9 @@ class DataSplits:
         modalities: names of the inputs.
         axes: per modality, axes of a batch: "NC", "NTC", "NCHW" or "NTCHW".
         shapes: per modality, shape of one sample.
-        task: "classification" (int64 target []), "dense" (int64 [H, W], negative = ignored), "regression" (float32 []
-            or [D]) or "translation" (float32 [C, H, W] in 0..1).
-        classes: class names by index; empty for regression and translation.
+        task: "classification" (int64 target []), "multilabel" (float32 [K] of 0 and 1), "dense" (int64 [H, W],
+            negative = ignored), "regression" (float32 [] or [D]) or "translation" (float32 [C, H, W] in 0..1).
+        classes: names of classes or labels by index; empty for regression and translation.
         truth: for planted data, type and carrying modalities of each class.
         fingerprint: sha256 of the content, first 16 hex digits.
     """
@@ -76,8 +76,9 @@ class DataSplits:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {self.size(name)}" for name in self.splits)
         shown = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+        what = "labels" if self.task == "multilabel" else "classes"
         lines = [f"DataSplits({self.spec!r}): {sizes}; fingerprint {self.fingerprint}"]
-        lines.append(f"  task: {self.task}" + (f", {len(self.classes)} classes: {shown}" if self.classes else ""))
+        lines.append(f"  task: {self.task}" + (f", {len(self.classes)} {what}: {shown}" if self.classes else ""))
         width = max(map(len, self.modalities))
         for name in self.modalities:
             lines.append(f"  {name:{width}}  {self.axes[name]:5}  {'x'.join(map(str, self.shapes[name]))}")

@@ -17,8 +17,9 @@ def read_target(
     """Return task, target and class names.
 
     Integers, booleans or strings [N]: classification. Integers [N, H, W]: dense, where negative values and ``ignore``
-    are left out (-1). Floats [N] or [N, D]: regression, left as they are. Labels are numbered in sorted order and keep
-    their value as name, unless ``classes`` names them; if all labels lie in 0..len(classes)-1, they are taken as
+    are left out (-1). Integers or booleans [N, K] of 0 and 1: multilabel, as float32; names are positions unless
+    ``classes`` names them. Floats [N] or [N, D]: regression, left as they are. Labels are numbered in sorted order and
+    keep their value as name, unless ``classes`` names them; if all labels lie in 0..len(classes)-1, they are taken as
     positions.
     """
     if array.dtype.kind not in "USbui":
@@ -36,14 +37,15 @@ def read_target(
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         return "regression", array.astype(np.float32), ()
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "bui":
+        return _labels(name, array, classes, ignore)
     if array.ndim not in (1, 3) or (array.ndim == 3 and array.dtype.kind in "US"):
         hint = f" Save {name}[:, 0]." if array.ndim == 2 and array.shape[1] == 1 else ""
         raise InputError(
-            f"target {name!r} is {array.dtype} with shape {array.shape}. Expected one class per sample [N], or integer "
-            f"class maps [N, H, W]; save floats for regression.{hint}"
+            f"target {name!r} is {array.dtype} with shape {array.shape}. Expected one class per sample [N], integer "
+            f"class maps [N, H, W], or several labels of 0 and 1 per sample [N, K]; save floats for regression.{hint}"
         )
-    if len(set(classes)) < len(classes) or "" in classes:
-        raise InputError(f"class names {', '.join(map(repr, classes))} are not all different and filled in.")
+    _check_names(classes)
     array = array.astype(str) if array.dtype.kind == "S" else array
     dense = array.ndim == 3
     if ignore is not None and not dense:
@@ -66,6 +68,33 @@ def read_target(
     small = np.int16 if len(names) < 2**15 else np.int64
     index = np.searchsorted(values, array).astype(small)
     return ("dense" if dense else "classification"), np.where(out, small(-1), index), names
+
+
+def _labels(
+    name: str, array: np.ndarray, classes: tuple[str, ...], ignore: int | None
+) -> tuple[str, np.ndarray, tuple[str, ...]]:
+    """Several labels per sample, each there or not."""
+    values = np.unique(array)
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(
+            f"target {name!r} is {array.dtype} with shape {array.shape} and holds {_shown(values)}. Several labels per "
+            "sample [N, K] are 0 or 1 each; save one class per sample as [N], class maps as [N, H, W], and numbers to "
+            "regress as floats."
+        )
+    if ignore is not None:
+        raise InputError(f"option 'ignore' is for class maps [N, H, W], but target {name!r} has shape {array.shape}.")
+    _check_names(classes)
+    if classes and len(classes) != array.shape[1]:
+        raise InputError(
+            f"{len(classes)} class names are given ({', '.join(classes)}), but target {name!r} holds {array.shape[1]} "
+            "labels per sample. Give one name per label, in their order."
+        )
+    return "multilabel", array.astype(np.float32), classes or tuple(map(str, range(array.shape[1])))
+
+
+def _check_names(classes: tuple[str, ...]) -> None:
+    if len(set(classes)) < len(classes) or "" in classes:
+        raise InputError(f"class names {', '.join(map(repr, classes))} are not all different and filled in.")
 
 
 def read_group(name: str, array: np.ndarray) -> np.ndarray:

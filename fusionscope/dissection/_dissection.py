@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,13 @@ class Dissection:
             manifest = {**self.manifest, "columns": columns}
             (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         return folder
+
+    def with_tables(
+        self, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None, **manifest: Any
+    ) -> Dissection:
+        """Return a copy with more tables, arrays and entries of the manifest; those of the same name are replaced."""
+        more = {"tables": self.tables | tables, "manifest": self.manifest | manifest}
+        return replace(self, **more, arrays=self.arrays | (arrays or {}))
 
     def report(self, path: str | Path = "report.html") -> Path:
         """Write one HTML file that opens offline, and return its path.

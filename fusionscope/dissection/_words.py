@@ -11,6 +11,11 @@ def summary(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
     """A line for what was run and one per instrument, readable in a notebook."""
     data, model = manifest["data"], manifest["model"]
     modalities = manifest["modalities"]
+    if "taps" not in tables and "training" in manifest:
+        told = manifest["training"]
+        score = "" if told.get("test") is None else f"; test {told['metric']} {told['test']:.3f}"
+        said = f"{', '.join(modalities)}; {told.get('epochs')} epochs{score}"
+        return f"Training of {model['name']} on {_short(data['spec'])}: {said}; nothing was measured afterwards"
     lines = [
         f"Dissection of {model['name']} on {_short(data['spec'])}: {', '.join(modalities)}; {data['samples']} samples, "
         f"{manifest['wall_s']['total']:.1f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from fusionscope.errors import InputError, did_you_mean
 from fusionscope.nn import PatchDiscriminator
+
+from ._optim import load_optimizer
 
 LOSSES = ("least squares", "bce")
 
@@ -126,6 +129,15 @@ class Adversary:
             self._fabric.backward(loss)
         self._optimizer.step()
         return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The discriminator's weights and its optimiser's state."""
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
     @staticmethod
     def fakes(outputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from math import inf
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import msgspec
 
-from fusionscope.errors import InputError, did_you_mean
+from fusionscope._settings import misfit
+from fusionscope.errors import InputError
 
 from ._config import TrainConfig
+from ._logging import check_loggers
 
-NUMBERS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 RANGES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
     "more than 0": (("epochs", "batch_size", "accumulate", "lr", "width", "devices"), lambda v: v > 0),
     "at least 0 and less than 1": (
@@ -38,7 +38,6 @@ RANGES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
     ),
     "at least 0 and less than 2**63": (("seed", "data_seed"), lambda v: 0 <= v < 2**63),
 }
-LOGGERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -48,6 +47,9 @@ def check_settings(config: TrainConfig) -> None:
         InputError: of the first one found, with its name, its value and what to write instead.
     """
     _types(config)
+    for name, wanted in (("data", "a data specification, such as 'scenes'"), ("out", "the folder to write")):
+        if not getattr(config, name).strip():
+            raise InputError(f"{name} is empty: expected {wanted}")
     for wanted, (names, fits) in RANGES.items():
         for name in names:
             value = getattr(config, name)
@@ -85,37 +87,8 @@ def _types(config: TrainConfig) -> None:
     """Of settings from Python, which nothing has checked so far."""
     for field in msgspec.structs.fields(TrainConfig):
         value = getattr(config, field.name)
-        if field.type in NUMBERS:
-            if type(value) is not field.type and not (field.type is float and type(value) is int):
-                raise InputError(f"{field.name} = {value!r}: expected {NUMBERS[field.type]}, got {_kind(value)}")
-            continue
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError as error:
-            raise InputError(f"{field.name} = {value!r}: {wanted_for(value, field.type)}") from error
-
-
-def wanted_for(value: Any, kind: Any) -> str:
-    """What a setting of this type takes, for the message about a value that it does not take.
-
-    >>> from typing import Literal
-    >>> wanted_for("adam", Literal["adamw", "sgd"])
-    "expected one of adamw, sgd. Did you mean 'adamw'?"
-    """
-    if kind in NUMBERS:
-        return f"expected {NUMBERS[kind]}, got {_kind(value)}"
-    inner = get_args(kind)
-    if get_origin(kind) is Literal:
-        hint = did_you_mean(value, inner) if isinstance(value, str) else ""
-        return f"expected one of {', '.join(inner)}.{hint}"
-    if not isinstance(value, list | tuple):
-        return f"expected a list of texts, got {_kind(value)}: write [{value!r}]"
-    for one in value:
-        try:
-            msgspec.convert(one, inner[0])
-        except msgspec.ValidationError:
-            return f"{one!r}: {wanted_for(one, inner[0])}"
-    return "expected a list"
+        if said := misfit(value, field.type):
+            raise InputError(f"{field.name} = {value!r}: {said}")
 
 
 def _steps(config: TrainConfig) -> None:
@@ -145,19 +118,8 @@ def _extras(config: TrainConfig) -> None:
         raise InputError("copies are further trainings of the solo twins; set solo (--solo) too, or leave copies out")
     if len(set(config.loggers)) < len(config.loggers):
         raise InputError(f"loggers = {list(config.loggers)} names one twice; name each once")
-    for name in config.loggers:
-        if not any(find_spec(package) for package in LOGGERS[name]):
-            raise InputError(
-                f"loggers = {list(config.loggers)}: the package {LOGGERS[name][0]!r} is not installed; install it "
-                f"(pip install {LOGGERS[name][0]}), or leave {name!r} out (history.csv has every epoch anyway)"
-            )
+    check_loggers(config.loggers)
 
 
 def _default(name: str) -> Any:
     return next(field.default for field in msgspec.structs.fields(TrainConfig) if field.name == name)
-
-
-def _kind(value: Any) -> str:
-    return {bool: "true or false", str: "a text", list: "a list", dict: "a table"}.get(
-        type(value), f"a {type(value).__module__}.{type(value).__name__}".replace("a builtins.", "a ")
-    )

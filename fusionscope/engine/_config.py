@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusionscope._settings import misfit
 from fusionscope.errors import FileError, InputError, did_you_mean
 
 
@@ -35,6 +37,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """auto: an encoder per modality, concatenation and a head, for any task (the translator where the target is an
     image). classifier: with any encoder and fuse; sequence: attention over time; segmenter and translator: one encoder
     shared by all modalities, with an exchange."""
+    build: str = ""
+    """Your own model instead: package.module:function, which returns a torch.nn.Module that takes the modalities."""
     encoder: str = "auto"
     """auto (small ones by kind of input; resnet18 in the segmenter), resnet18 (34, 50, 101, 152), hf:NAME, and for
     sequences conv or transformer."""
@@ -115,7 +119,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sentiment: bool = False
     """The numbers to predict are sentiments from -3 to 3: also score Acc-2, Acc-7 and F1."""
     dynamics: bool = False
-    """Record how the modalities learn: gradients, each modality alone, gates, features; `fusionscope report` draws it."""
+    """Record how the modalities learn: gradients, each one alone, gates, features (`fusionscope report OUT`)."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where every epoch's row goes beside history.csv; the package must be installed."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -137,38 +141,85 @@ def read_config(path: str | Path, skip: Collection[str] = ()) -> dict[str, Any]:
         FileError: if the file cannot be read, or is no TOML.
         InputError: if it names a setting that does not exist, a value is of the wrong type, or a variable is not set.
     """
+    return settings(expanded(read_toml(path), str(path), skip), TrainConfig, str(path), skip)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        FileError: if the file cannot be read, or is no TOML.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        found = tomllib.loads(text)
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise FileError(f"{path} is no TOML file: {error}") from error
-    types = {field.encode_name: field.type for field in msgspec.structs.fields(TrainConfig)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def settings(
+    found: dict[str, Any],
+    kind: type[msgspec.Struct],
+    where: str,
+    skip: Collection[str] = (),
+    mend: str = "`fusionscope train --help` has all.",
+) -> dict[str, Any]:
+    """Return the values as the struct's types, but those to ``skip``; ``where`` begins every message.
+
+    Raises:
+        InputError: if a setting does not exist, or its value is of the wrong type.
+    """
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in types:
-            raise InputError(
-                f"{path}: no setting {key!r}.{did_you_mean(key, types)} `fusionscope train --help` has all."
-            )
+            raise InputError(f"{where}: no setting {key!r}.{did_you_mean(key, types)} {mend}")
         if key in skip:
             continue
-        try:
-            values[key] = msgspec.convert(_expanded(value, key, path), types[key])
-        except msgspec.ValidationError as error:
-            raise InputError(f"{path}: {key} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from error
+        if said := misfit(value, types[key]):
+            raise InputError(f"{where}: {key} = {value!r}: {said}")
+        values[key] = msgspec.convert(value, types[key])
     return values
 
 
-def _expanded(value: Any, key: str, path: str | Path) -> Any:
-    def variable(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in os.environ:
-            raise InputError(
-                f"{path}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
-                f"(export {name}=...), or give --{key.replace('_', '-')}"
-            )
-        return os.environ[name]
+def stored_config(out: str) -> dict[str, Any]:
+    """Return the settings with which a run folder, finished or not, was begun.
 
-    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value
+    Raises:
+        FileError: if there is none.
+    """
+    for path, inside in ((Path(f"{out}.unfinished") / "state.json", "state"), (Path(out) / "config.json", "")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return dict((found[inside]["config"] if inside else found["train"]).items())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise FileError(f"{path} is damaged ({error}); remove {path.parent} and train anew") from error
+    raise FileError(f"nothing to resume: there is neither {out}.unfinished nor a run folder {out}")
+
+
+def expanded(found: dict[str, Any], where: str, skip: Collection[str] = (), option: bool = True) -> dict[str, Any]:
+    """Return the table with ``$NAME`` and ``${NAME}`` in its strings replaced, also in the tables inside it.
+
+    Raises:
+        InputError: if a variable is not set; with ``option``, the message also names the option to give instead.
+    """
+
+    def one(key: str, value: Any) -> Any:
+        def variable(match: re.Match[str]) -> str:
+            name = match[1] or match[2]
+            if name not in os.environ:
+                instead = f", or give --{key.replace('_', '-')}" if option else ""
+                raise InputError(
+                    f"{where}: {key} = {value!r} needs the environment variable {name}, which is not set; set it "
+                    f"(export {name}=...){instead}"
+                )
+            return os.environ[name]
+
+        if isinstance(value, dict):
+            return expanded(value, f"{where} [{key}]", (), option)
+        return re.sub(r"\$(?:(\w+)|\{(\w+)\})", variable, value) if isinstance(value, str) else value
+
+    return {key: value if key in skip else one(key, value) for key, value in found.items()}

@@ -1,6 +1,7 @@
 """The run folder: ``config.json``, ``weights.safetensors``, ``history.csv``, ``metrics.json``.
 
-Where asked for, also ``checkpoints/epoch-NNNN.safetensors`` and ``solo/``, which holds a run folder per solo twin.
+Where asked for, also ``checkpoints/epoch-NNNN.safetensors``, ``solo/``, which holds a run folder per solo twin, and
+``dynamics/``, how the modalities learned.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pandas as pd
 from torch import nn
 
+from fusionscope._files import atomic_write
 from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import FileError, InputError
 
 from ._config import TrainConfig
+from ._dynamics_folder import DYNAMICS, Dynamics, read_dynamics
 from ._memory import choose
 from ._models import rebuild
+from ._own import inner
+from ._snapshot import STATE, unfinished
 from ._weights import load_weights, save_weights
 
 SCHEMA = 1
 KIND = "fusionscope run"
 CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "history.csv", "metrics.json"
 CHECKPOINTS, SOLO = "checkpoints", "solo"
-OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html"}
+FREE = {"out", "overwrite", "resume", "snapshot", "workers", "loggers", "solo", "copies"}  # do not change the weights
+OURS = {CONFIG, WEIGHTS, HISTORY, METRICS, CHECKPOINTS, SOLO, "dissection", "report.html", DYNAMICS, "logs"}
+OURS |= {"conditions.csv"}  # of a study
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +108,27 @@ class Run:
                 found.setdefault(name, {})[int(seed)] = self._twin(name, folder.name)
         return {m: [run for _, run in sorted(found[m].items())] for m in self.modalities if m in found}
 
+    @cached_property
+    def dynamics(self) -> Dynamics | None:
+        """What was recorded along the training; None without ``TrainConfig.dynamics``; read when asked for.
+
+        Raises:
+            FileError: if the folder is damaged.
+        """
+        return read_dynamics(self.folder / DYNAMICS) if (self.folder / DYNAMICS).is_dir() else None
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """``history.csv``: phase, epoch, learning rate, losses and validation score; read when asked for.
+
+        Raises:
+            FileError: if the file is missing or damaged.
+        """
+        try:
+            return pd.read_csv(self.folder / HISTORY)
+        except (OSError, ValueError) as error:
+            raise FileError(f"cannot read {self.folder / HISTORY}: {error}") from error
+
     def _twin(self, modality: str, name: str) -> Run:
         run = load_run(self.folder / SOLO / name, data=False)
         here, there = (one.description["data"]["fingerprint"] for one in (self, run))
@@ -116,11 +145,14 @@ def twin_name(modality: str, seed: int, joint_seed: int) -> str:
     return modality if seed == joint_seed + 1 else f"{modality}-seed{seed}"
 
 
-def check_target(out: str | Path, overwrite: bool) -> Path:
+def check_target(out: str | Path, overwrite: bool, *, resume: bool = False) -> Path:
     """Return the absolute path of the run folder to write, or say why it cannot be written.
 
+    With ``resume``, a run may be there: complete or interrupted, the same that would be written.
+
     Raises:
-        FileError: if it is a file, holds something and ``overwrite`` is not set, or holds something that is no run.
+        FileError: if it is a file, holds something and neither ``overwrite`` nor ``resume`` is set, holds something
+            that is no run, or a training of that name is not finished.
     """
     try:
         path = Path(out).expanduser().resolve()
@@ -129,13 +161,19 @@ def check_target(out: str | Path, overwrite: bool) -> Path:
         cwd = Path.cwd()
         if path == cwd or path in cwd.parents:
             raise FileError(f"the run folder {out} holds the folder you are in; choose a new folder inside it")
+        if not (overwrite or resume) and (unfinished(path) / STATE).exists():
+            raise FileError(
+                f"{unfinished(path)} holds a training that was stopped: set resume (--resume) to go on with it, or "
+                "overwrite (--overwrite) to begin anew"
+            )
         if not path.is_dir() or not any(path.iterdir()):
             return path
     except PermissionError as error:
         raise FileError(f"cannot read {out}: {error.strerror}; choose another output folder") from error
-    if not overwrite:
+    if not (overwrite or resume):
         raise FileError(
-            f"the run folder {out} is not empty; choose another one, or set overwrite (--overwrite) to replace it"
+            f"the run folder {out} is not empty; choose another one, or set overwrite (--overwrite) to replace it, or "
+            "resume (--resume) to go on with what is not finished"
         )
     strangers = sorted({p.name for p in path.iterdir()} - OURS)
     if strangers or not _is_run(path):
@@ -144,6 +182,48 @@ def check_target(out: str | Path, overwrite: bool) -> Path:
             f"{out} is not replaced, because it does not look like a run folder: {found}; choose another one"
         )
     return path
+
+
+def is_complete(path: Path, config: TrainConfig) -> bool:
+    """Whether a run of these settings is there with its test scores.
+
+    Raises:
+        InputError: if a run of other settings is there, and not to be overwritten.
+    """
+    if not _is_run(path):
+        return False
+    try:
+        check_same(path, _read_json(path, CONFIG).get("train", {}), config)
+    except InputError:
+        if config.overwrite:
+            return False
+        raise
+    return not _read_json(path, METRICS).get("interrupted", True)
+
+
+def check_same(folder: Path, before: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to go on with a training of other settings.
+
+    Raises:
+        InputError: if one that matters for the weights differs.
+    """
+    defaults, now = (json.loads(msgspec.json.encode(c)) for c in (TrainConfig(data="", out=""), config))
+    differ = [k for k in now if k not in FREE and before.get(k, defaults[k]) != now[k]]
+    if differ:
+        shown = ", ".join(f"{k} = {before.get(k, defaults[k])!r} there and {now[k]!r} now" for k in differ[:4])
+        raise InputError(
+            f"{folder} was begun with other settings: {shown}. Give the same to go on with it, another --out, or "
+            "--overwrite without --resume to begin anew"
+        )
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write ``history.csv``: a row per epoch."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    with atomic_write(folder / HISTORY) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def write_run(
@@ -159,13 +239,9 @@ def write_run(
     try:
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         (folder / METRICS).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        names = list(dict.fromkeys(name for row in history for name in row))
-        with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(history)
     except OSError as error:
         raise FileError(f"cannot write the run folder: {error.strerror or error}") from error
+    write_history(folder, history)
     save_weights(folder / WEIGHTS, state, {"fusionscope": text})
     for epoch, weights in checkpoints.items():
         path = folder / CHECKPOINTS / f"epoch-{epoch:04d}.safetensors"
@@ -194,7 +270,7 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         )
     try:
         config = msgspec.convert(description["train"], TrainConfig)
-        model = rebuild(description["model"], untrained=False)
+        model = inner(rebuild(description["model"], untrained=False))
         fingerprint = description["data"]["fingerprint"]
     except (KeyError, TypeError, ValueError, InputError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)

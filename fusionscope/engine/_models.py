@@ -21,16 +21,21 @@ from fusionscope.nn import (
 )
 
 from ._config import TrainConfig
+from ._own import own_model
 
 TASKS = {
-    "auto": ("classification", "dense", "regression", "translation"),
-    "classifier": ("classification",),
-    "sequence": ("classification", "regression"),
+    "auto": ("classification", "multilabel", "dense", "regression", "translation"),
+    "classifier": ("classification", "multilabel", "regression"),
+    "sequence": ("classification", "multilabel", "regression"),
     "segmenter": ("dense",),
     "translator": ("translation",),
+    "own": ("classification", "multilabel", "dense", "regression", "translation"),
 }
 # settings that only some models read, with what they are where nobody set them
+BUILT = ("auto", "classifier", "sequence", "segmenter", "translator")
 READERS = {
+    "width": (16, BUILT),
+    "dropout": (0.1, BUILT),
     "encoder": ("auto", ("classifier", "sequence", "segmenter")),
     "fuse": ("auto", ("classifier", "sequence")),
     "calibration": (False, ("auto", "classifier", "sequence")),
@@ -50,6 +55,9 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
         InputError: if the model is not for the data's task, or does not read a setting that was given.
     """
     kind = _kind(config, data)
+    _check_task(config, data, outputs)
+    if config.build:
+        return {"name": "own", "function": config.build, "modalities": list(data.modalities)}
     shapes = {m: list(s) for m, s in data.shapes.items()}
     several = len(shapes) > 1
     exchange = config.exchange if config.exchange != "auto" else "asym_fusion"
@@ -90,7 +98,7 @@ def describe(config: TrainConfig, data: DataSplits, outputs: int, target_shape: 
     fuse = "concat" if config.fuse == "auto" else config.fuse
     if config.shared and several:
         chosen |= {"shared": True, "norm": config.norm, "exchange": exchange if config.exchange != "auto" else "none"}
-    return {"name": "Classifier", "fuse": fuse} | common | chosen
+    return {"name": "Classifier", "task": data.task, "fuse": fuse} | common | chosen
 
 
 def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Module:
@@ -118,6 +126,7 @@ def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Mod
         "SequenceModel": SequenceModel.build,
         "Segmenter": Segmenter,
         "Translator": Translator,
+        "own": own_model,
     }
     build = builders[description["name"]]
     for name, parameter in inspect.signature(build).parameters.items():
@@ -127,11 +136,18 @@ def rebuild(description: Mapping[str, Any], *, untrained: bool = True) -> nn.Mod
 
 
 def _kind(config: TrainConfig, data: DataSplits) -> str:
-    kind = config.model
+    kind = "own" if config.build else config.model
+    if config.build and config.model != "auto":
+        raise InputError(f"model = {config.model!r} and build = {config.build!r} are two models: leave one out")
+    if config.build and config.solo:
+        raise InputError(
+            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a "
+            "function for each modality alone and train it with --modalities"
+        )
     if kind == "auto" and data.task == "translation":
         kind = "translator"
     if data.task not in TASKS[kind]:
-        fitting = [name for name, tasks in TASKS.items() if data.task in tasks]
+        fitting = [name for name, tasks in TASKS.items() if data.task in tasks and name != "own"]
         raise InputError(
             f"model = {kind!r} is for {' or '.join(TASKS[kind])}, but the target of {data.spec} asks for {data.task}: "
             f"take {' or '.join(map(repr, fitting))}"
@@ -151,12 +167,20 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
             f"exchange = 'channel_exchange' goes by each modality's own norm scales, which norm = {config.norm!r} "
             "shares: take norm = 'private' or 'affine'"
         )
-    if config.label_smoothing and data.task in ("regression", "translation"):
-        raise InputError(
-            f"label_smoothing = {config.label_smoothing} is for classes; the target of {data.spec} asks for "
-            f"{data.task}: leave it out"
-        )
     return kind
+
+
+def _check_task(config: TrainConfig, data: DataSplits, outputs: int) -> None:
+    """Refuse settings that are for other targets."""
+    asks = f"the target of {data.spec} asks for {data.task}"
+    if config.label_smoothing and data.task in ("regression", "translation"):
+        raise InputError(f"label_smoothing = {config.label_smoothing} is for classes; {asks}: leave it out")
+    if config.sentiment and (data.task != "regression" or outputs != 1):
+        wrong = asks + (f" of {outputs} numbers" if data.task == "regression" else "")
+        raise InputError(
+            f"sentiment = True is for one number to predict, from -3 to 3; {wrong}: leave it out, or save the target "
+            "as floats [N]"
+        )
 
 
 def settings_in_words(config: TrainConfig) -> str:
@@ -166,4 +190,5 @@ def settings_in_words(config: TrainConfig) -> str:
     "model = 'classifier', fuse = 'gated', width = 16"
     """
     changed = [name for name, (default, _) in READERS.items() if getattr(config, name) != default]
-    return ", ".join(f"{name} = {getattr(config, name)!r}" for name in ("model", *changed, "width"))
+    names = ("build",) if config.build else dict.fromkeys(("model", *changed, "width"))
+    return ", ".join(f"{name} = {getattr(config, name)!r}" for name in names)

@@ -40,11 +40,11 @@ class Reporter:
         if self.bar is not None:
             self.bar.stop()
 
-    def phase(self, name: str, steps: int) -> None:
-        """Begin a phase of so many optimiser steps."""
+    def phase(self, name: str, steps: int, done: int = 0) -> None:
+        """Begin a phase of so many optimiser steps, of which some were done before."""
         self.name = f"{self.title} {name}".lstrip()
         if self.bar is not None:
-            self.task = self.bar.add_task(self.name, total=steps, text="")
+            self.task = self.bar.add_task(self.name, total=steps, completed=done, text="")
 
     def step(self) -> None:
         """One optimiser step was made."""

@@ -43,9 +43,11 @@ def twins(config: TrainConfig, data: DataSplits) -> list[TrainConfig]:
         other = seen.setdefault(name.casefold(), name)
         if names.count(name) > 1 or other != name:
             raise InputError(f"the folders {other!r} and {name!r} of solo twins are one; rename a modality")
+    # one modality has nothing to be balanced with
+    alone = msgspec.structs.replace(
+        config, solo=False, copies=0, modulation=0.0, modulation_noise=True, modulation_epochs=0
+    )
     return [
-        msgspec.structs.replace(
-            config, modalities=(m,), seed=seed, out=str(Path(config.out) / SOLO / name), solo=False, copies=0
-        )
+        msgspec.structs.replace(alone, modalities=(m,), seed=seed, out=str(Path(config.out) / SOLO / name))
         for (m, seed), name in zip(pairs, names, strict=True)
     ]

@@ -15,6 +15,7 @@ from ._calibration import ContextualCalibration
 from ._encoders import ClipEncoder, MapEncoder, SequenceEncoder, VectorEncoder
 from ._fuse_names import ENSEMBLES, FUSES
 from ._hf import hf_backbone
+from ._late import OfLogits
 from ._standardise import RawNorm
 from ._transformer import TokenEncoder
 from ._wrappers import Frames, Pooled
@@ -116,16 +117,18 @@ def token_encoder(choice: Any, shape: Shape, kind: str, width: int, dropout: flo
     return map_encoder(choice, shape[-3], shape[-2:], width, dropout)
 
 
-def fuse_of(choice: str | nn.Module, channels: Mapping[str, int], n_outputs: int, width: int) -> nn.Module:
+def fuse_of(
+    choice: str | nn.Module, channels: Mapping[str, int], n_outputs: int, width: int, task: str = "classification"
+) -> nn.Module:
     """Return the fuse of this name for features of these channels, or for ``n_outputs`` logits; or the module itself.
 
     Raises:
-        InputError: if there is none of this name.
+        InputError: if there is none of this name, or it is a fuse of logits that are not the task's.
     """
     if isinstance(choice, nn.Module):
-        return choice
+        return _fitting(choice, choice, task)
     if choice in ENSEMBLES:
-        return cast(Any, ENSEMBLES[choice])(dict.fromkeys(channels, n_outputs))
+        return _fitting(choice, cast(Any, ENSEMBLES[choice])(dict.fromkeys(channels, n_outputs)), task)
     if choice not in FUSES:
         known = (*FUSES, *ENSEMBLES)
         raise InputError(f"unknown fuse {choice!r}: one of {', '.join(known)}.{did_you_mean(choice, known)}")
@@ -138,6 +141,19 @@ def fuse_of(choice: str | nn.Module, channels: Mapping[str, int], n_outputs: int
     if choice.endswith("attention"):
         options["width"] = 4 * -(-width // 2)
     return cast(Any, FUSES[choice])(channels, **options)
+
+
+def _fitting(choice: str | nn.Module, fuse: nn.Module, task: str) -> nn.Module:
+    """Return the fuse, unless it is one of logits and the task has none, or none that exclude each other."""
+    if not isinstance(fuse, OfLogits) or task == "classification" or (task == "multilabel" and fuse.apart):
+        return fuse
+    name = f"fuse = {choice!r}" if isinstance(choice, str) else type(fuse).__name__
+    if task == "multilabel":
+        raise InputError(
+            f"{name} fuses logits of classes of which one is true, but several labels may be (task 'multilabel'): take "
+            "'late' (the mean of the logits), 'learned_ensemble', or a fuse of features such as 'concat'"
+        )
+    raise InputError(f"{name} fuses logits of classes; for {task} take a fuse of features such as 'concat'")
 
 
 def calibration_of(choice: bool | nn.Module | None, channels: Mapping[str, int]) -> nn.Module | None:

@@ -21,10 +21,10 @@ from ._wrappers import Pooled
 
 
 class Classifier(Assembled):
-    """Classify from a vector per modality: encoders, optional exchange and calibration, a fuse, a head.
+    """Classify or regress from a vector per modality: encoders, optional exchange and calibration, a fuse, a head.
 
-    ``logits = head(fuse(calibration({m: encoder_m(x_m)})))``, ``[B,K]``. The encoders may be one shared encoder with
-    exchanges inside; the fuse may be one of logits, then every modality has a head of its own in front of it.
+    ``prediction = head(fuse(calibration({m: encoder_m(x_m)})))``, ``[B,K]``. The encoders may be one shared encoder
+    with exchanges inside; the fuse may be one of logits, then every modality has a head of its own in front of it.
 
     :meth:`build` makes one for data of given shapes; the constructor takes the parts themselves, see
     :class:`FusionNet`, with ``shared`` an encoder made by :func:`share` and ``head`` a mapping where the fuse is one of
@@ -43,6 +43,7 @@ class Classifier(Assembled):
         axes: Mapping[str, str],
         n_outputs: int,
         *,
+        task: str = "classification",
         encoder: Any = "auto",
         fuse: str | nn.Module = "concat",
         calibration: bool | nn.Module | None = False,
@@ -59,14 +60,16 @@ class Classifier(Assembled):
         Args:
             shapes: per-sample shape of each modality, without the sample axis.
             axes: the axes of each: ``NC`` (vector), ``NTC`` (sequence), ``NCHW`` (map) or ``NTCHW`` (clip).
-            n_outputs: number of classes K.
+            n_outputs: number of classes or labels K, or of values to regress.
+            task: ``classification``, ``multilabel`` (a logit per label) or ``regression``.
             encoder: ``auto`` (our small ones), for maps and clips ``resnet18`` (34, 50, 101, 152; with the small stem
                 up to 64 pixels), ``hf:NAME``, a configuration of ``transformers`` or a module (copied for each
                 modality), for sequences ``conv`` or ``transformer``; or ``{modality: such a choice}``. Modalities
                 that a choice is not for get ``auto``. Inputs of named encoders are standardised first.
             fuse: ``concat``, ``sum``, ``mean``, ``sum_and_product``, ``gated``, ``tensor``, ``low_rank_tensor``,
                 ``bilinear``, ``cross_attention``, ``bottleneck_attention``; of logits ``late``, ``learned_ensemble``,
-                ``evidential``, ``student``; or a module (with ``channels``) for features of this model's channels.
+                ``evidential``, ``student`` (not for regression; the last two not for ``multilabel``); or a module (with
+                ``channels``) for features of this model's channels.
             calibration: True for :class:`ContextualCalibration`, or any exchange of vectors.
             shared: one encoder for all maps, see :func:`share`, which takes ``norm``, ``exchange`` and ``at``.
             norm: as of :func:`share`.
@@ -79,7 +82,7 @@ class Classifier(Assembled):
         Raises:
             InputError: if axes, a name or a setting is unknown or does not fit the others.
         """
-        _check(shapes, axes, "classification", "concat")
+        check_per_sample(cls.__name__, shapes, axes, task)
         chosen = choices(encoder, axes)
         together = tuple(m for m, kind in axes.items() if kind == "NCHW") if shared else ()
         if shared and len(together) < 2:
@@ -103,14 +106,27 @@ class Classifier(Assembled):
             encoders |= before
             channels |= dict.fromkeys(together, size)
         channels = {m: channels[m] for m in shapes}
-        part = fuse_of(fuse, channels, n_outputs, width)
+        part = fuse_of(fuse, channels, n_outputs, width, task)
         return cls(
             {m: encoders[m] for m in shapes},
             part,
-            heads_of(part, channels, n_outputs, 8 * width, dropout),
+            heads_of(part, channels, n_outputs, 8 * width, dropout, task == "regression"),
             calibration_of(calibration, channels),
             shared=one,
             modality_dropout=modality_dropout,
+        )
+
+
+def check_per_sample(name: str, shapes: Mapping[str, Sequence[int]], axes: Mapping[str, str], task: str) -> None:
+    """Refuse what no model can be built for, and maps to predict.
+
+    Raises:
+        InputError: if axes, a shape or the task is unknown or does not fit.
+    """
+    _check(shapes, axes, task, "concat")
+    if task == "dense":
+        raise InputError(
+            f"a {name} predicts per sample: task 'classification', 'multilabel' or 'regression', not 'dense'"
         )
 
 

@@ -16,9 +16,14 @@ from ._part import hide
 
 
 class OfLogits(Pointwise):
-    """A fuse of logits ``[B,K]``, ``[B,T,K]`` or ``[B,K,H,W]``; ``inputs`` heads' outputs per class come in."""
+    """A fuse of logits ``[B,K]``, ``[B,T,K]`` or ``[B,K,H,W]``; ``inputs`` heads' outputs per class come in.
+
+    ``apart``: each logit comes from the modalities' logits of the same class alone, so that it may be a label's of its
+    own as well; else the classes exclude each other.
+    """
 
     inputs: ClassVar[int] = 1
+    apart: bool = False
 
     def __init__(self, classes: Mapping[str, int] | int, modalities: Sequence[str] | None = None):
         super().__init__(classes, modalities)
@@ -69,6 +74,7 @@ class LateFusion(OfLogits):
                 f"LateFusion: mode must be one of {self.MODES}, got {mode!r}.{did_you_mean(mode, self.MODES)}"
             )
         self.mode = mode
+        self.apart = mode == "mean"
 
     def fuse(self, x: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
         if self.mode == "mean":
@@ -109,6 +115,8 @@ class LearnedEnsemble(OfLogits):
     tensor([[2., 0.]])
     >>> loss = fuse.loss(logits, torch.tensor([0]), torch.nn.functional.cross_entropy)
     """
+
+    apart = True
 
     def __init__(
         self, classes: Mapping[str, int] | int, modalities: Sequence[str] | None = None, *, detach: bool = True

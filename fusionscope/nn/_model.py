@@ -15,7 +15,7 @@ from ._fuse import Concat
 from ._heads import DenseHead, VectorHead, half
 from ._part import check_present, drop, hide, named
 
-TASKS = ("classification", "dense", "regression")
+TASKS = ("classification", "multilabel", "dense", "regression")
 FUSES = ("concat",)
 RANKS = {"NC": 1, "NTC": 2, "NCHW": 3, "NTCHW": 4}
 
@@ -144,8 +144,8 @@ def build_model(
     Args:
         shapes: per-sample shape of each modality, without the sample axis.
         axes: the axes of each: ``NC`` (vector), ``NTC`` (sequence), ``NCHW`` (map) or ``NTCHW`` (clip).
-        task: ``classification``, ``dense`` or ``regression``.
-        n_outputs: number of classes K, or of values to regress.
+        task: ``classification``, ``multilabel`` (a logit per label), ``dense`` or ``regression``.
+        n_outputs: number of classes or labels K, or of values to regress.
         width: channels of the first stage; the deepest has four times as many.
         dropout: in the head, and on whole input channels of each encoder at a quarter of this rate.
         modality_dropout: probability that a modality of a training sample is taken for absent behind the encoders.

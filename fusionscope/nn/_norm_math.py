@@ -26,6 +26,7 @@ class NormValues(nn.Module):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    synchronised: Any = False
 
 
 def values(norm: NormValues, value: Tensor | None, private: bool, active: tuple[str, ...]) -> Tensor | None:
@@ -73,7 +74,8 @@ def statistical(norm: NormValues, x: Tensor, active: tuple[str, ...], keep: Tens
     # Each kind of rows side by side along the channel axis is a free view, and one native call.
     wide = norm.rows == 1 and x.is_contiguous() and (own_statistics or not fresh or not (batch or update))
     pooled = fresh and batch and not own_statistics
-    if not (wide or pooled) or (keep is not None and (update if not batch else fresh)):
+    masked = keep is not None and (update if not batch else fresh)
+    if masked or not (wide or pooled) or (norm.synchronised and fresh and batch):
         return _slow(norm, x, active, keep, fresh, update).to(x.dtype)
     weight, bias = (values(norm, v, own_affine, active) for v in (norm.weight, norm.bias))
     after = pooled and own_affine
@@ -120,7 +122,7 @@ def _slow(
     places = tuple(range(4, rows.ndim))
     mask = None if keep is None else keep.unflatten(0, (-1, len(active), norm.rows)).to(rows.dtype)
     if norm.kind == "batch":
-        mean, var, count = _moments(rows, (*across, *places), mask)
+        mean, var, count = _moments(rows, (*across, *places), mask, norm.synchronised)
         y = (rows - mean) * torch.rsqrt(var + norm.eps)
         unbiased = var * (count / (count - 1).clamp(min=1))
     else:
@@ -139,19 +141,32 @@ def _slow(
     return affine(norm, y.flatten(0, 2), active)
 
 
-def _moments(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and number of values, of the rows that the mask leaves (the others are 0)."""
+def _moments(
+    x: Tensor, axes: tuple[int, ...], mask: Tensor | None, synchronised: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance and number of values, of the rows that the mask leaves (the others are 0).
+
+    Synchronised, over the rows of all ranks.
+    """
     size = 1
     for axis in axes:
         size *= x.shape[axis]
-    if mask is None:
+    if mask is None and not synchronised:
         var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
         return mean, var, torch.full_like(mean[..., :1], size)
+    mask = torch.ones_like(x[(..., *[slice(1)] * (x.ndim - 3))]) if mask is None else mask
+    everywhere = _all_reduce if synchronised else lambda value: value
     rows = mask.expand(*x.shape[:3], *[1] * (x.ndim - 3)).sum(axes, keepdim=True)
-    count = rows * (size / max(1, _rows_in(x, axes)))
-    mean = x.sum(axes, keepdim=True) / count.clamp(min=1)
-    var = ((x - mean) * mask).square().sum(axes, keepdim=True) / count.clamp(min=1)
+    count = everywhere(rows * (size / max(1, _rows_in(x, axes))))
+    mean = everywhere(x.sum(axes, keepdim=True)) / count.clamp(min=1)
+    var = everywhere(((x - mean) * mask).square().sum(axes, keepdim=True)) / count.clamp(min=1)
     return mean, var, count
+
+
+def _all_reduce(value: Tensor) -> Tensor:
+    from torch.distributed.nn.functional import all_reduce  # not there in every build of torch
+
+    return all_reduce(value)
 
 
 def _rows_in(x: Tensor, axes: tuple[int, ...]) -> int:

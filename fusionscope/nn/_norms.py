@@ -53,6 +53,7 @@ class ModalityNorm(NormValues):
     Attributes:
         active: the modalities whose rows come in, in order; set it to run a subset.
         present: who is there in the forward that runs, if not all; set by `SharedEncoder`.
+        synchronised: take a batch norm's statistics over the rows of all ranks, as torch's ``SyncBatchNorm`` does.
 
     Modality-private batch norm over shared convolutions is AsymFusion's (arXiv:2108.05009) and CEN's
     (arXiv:2011.05005); with ``frozen``, as in the former's published recipe, only gamma and beta are private.

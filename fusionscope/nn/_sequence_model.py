@@ -7,13 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from fusionscope.errors import InputError
-
 from ._assembled import Assembled
 from ._choices import calibration_of, choices, fuse_of, token_encoder
-from ._classifier import heads_of
-from ._late import OfLogits
-from ._model import _check
+from ._classifier import check_per_sample, heads_of
 
 
 class SequenceModel(Assembled):
@@ -53,8 +49,8 @@ class SequenceModel(Assembled):
             shapes: per-sample shape of each modality, without the sample axis.
             axes: the axes of each: ``NC`` (vector), ``NTC`` (sequence), ``NCHW`` (map) or ``NTCHW`` (clip: every frame
                 through one encoder of maps).
-            n_outputs: number of classes K, or of values to regress.
-            task: ``classification`` or ``regression``.
+            n_outputs: number of classes or labels K, or of values to regress.
+            task: ``classification``, ``multilabel`` (a logit per label) or ``regression``.
             encoder: for sequences ``auto`` or ``conv`` (a quarter of the steps comes out) or ``transformer``, for maps
                 and clips as of :meth:`Classifier.build`; or ``{modality: such a choice}``.
             fuse: ``cross_attention``, ``bottleneck_attention``, or as of :meth:`Classifier.build`.
@@ -67,15 +63,11 @@ class SequenceModel(Assembled):
         Raises:
             InputError: if axes, a name or a setting is unknown or does not fit the others.
         """
-        _check(shapes, axes, task, "concat")
-        if task == "dense":
-            raise InputError("a SequenceModel predicts per sample: task 'classification' or 'regression', not 'dense'")
+        check_per_sample(cls.__name__, shapes, axes, task)
         chosen = choices(encoder, axes)
         encoders = {m: token_encoder(chosen[m], shapes[m], axes[m], width, dropout / 4) for m in shapes}
         channels = {m: int(e.channels) for m, e in encoders.items()}  # ty: ignore[invalid-argument-type]
-        part = fuse_of(fuse, channels, n_outputs, width)
-        if task == "regression" and isinstance(part, OfLogits):
-            raise InputError(f"{type(part).__name__} fuses logits of classes; for regression take a fuse of features")
+        part = fuse_of(fuse, channels, n_outputs, width, task)
         return cls(
             encoders,
             part,

@@ -22,6 +22,8 @@ from fusionscope.report import (
     _decisions_page,
     _decisions_prose,
     _decisions_tables,
+    _dynamics_page,
+    _dynamics_prose,
     _prose,
     _semantics_prose,
     _semantics_tables,
@@ -32,6 +34,7 @@ from fusionscope.report import (
 from fusionscope.report._calls import idle_on
 from fusionscope.report._decisions import Decisions
 from fusionscope.report._drawing import trace_svg
+from fusionscope.report._dynamics import Learning
 from fusionscope.report._lanes import arrange
 from fusionscope.report._palette import GLYPHS, SHAPES, colour, shape, variables
 from fusionscope.report._semantics import Semantics
@@ -74,7 +77,7 @@ def write_report(dissection: DissectionLike, path: str | Path) -> Path:
 def render(view: View) -> str:
     """Return the page."""
     charts: dict[str, dict[str, Any]] = {}
-    semantics, effects = Semantics(view), Decisions(view)
+    semantics, effects, learning = Semantics(view), Decisions(view), Learning(view)
     script = _resource("page.js")
     bundle = _vega.vega_bundle()
     hashes = " ".join(f"'sha256-{_sha256(code)}'" for code in (bundle, script))
@@ -98,6 +101,9 @@ def render(view: View) -> str:
         "counted": _units_prose,
         "listed": _semantics_tables,
         "sections": sections(semantics, charts),
+        "learning": learning,
+        "learned": _dynamics_prose,
+        "learned_table": _dynamics_page.table,
         "glyphs": [GLYPHS[name] for name in SHAPES],
         "concepts": _concepts(view, charts),
         "removal_chart": _removal(view, charts),
@@ -108,6 +114,8 @@ def render(view: View) -> str:
         "idle": any(idle_on(call) for call in view.trace.get("calls") or []),
         "unused": [str(path) for path in view.trace.get("unused") or []],
     }
+    context["learnt"] = _dynamics_page.section(learning, charts)
+    context["sprites"] = _dynamics_page.sprites(context["learnt"])
     context["heights"] = {name: _height(chart) for name, chart in charts.items()}
     context["charts"] = Markup(safe_json({"config": _vega.CONFIG, "charts": charts}))
     return _template().render(context)

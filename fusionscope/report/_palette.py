@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Okabe and Ito's colour-blind-safe set, darkened or lightened until each has contrast 3:1 with its paper.
 MODALITIES_LIGHT = ("#0072b2", "#d55e00", "#00875f", "#b3558f", "#9a7400", "#2e8fc4", "#7a5c45", "#66707a")
 MODALITIES_DARK = ("#5cb6f0", "#ff8f4a", "#2fc997", "#e79cc8", "#e5bf3d", "#9ad3f7", "#c7a488", "#a9b4bf")
@@ -74,6 +76,17 @@ def variables(selector: str = ":root") -> str:
     light = _block(_LIGHT, MODALITIES_LIGHT, _RAMP_LIGHT)
     dark = _block(_DARK, MODALITIES_DARK, _RAMP_DARK)
     return f"{selector}{{{light}}}@media screen and (prefers-color-scheme:dark){{{selector}{{{dark}}}}}"
+
+
+def resolved(text: str) -> str:
+    """Replace the variables in a text by the light colours, for drawings that leave the page.
+
+    >>> resolved("stroke: var(--m0)")
+    'stroke: #0072b2'
+    """
+    for name, value in re.findall(r"--([\w-]+):(#\w+);", _block(_LIGHT, MODALITIES_LIGHT, _RAMP_LIGHT)):
+        text = text.replace(f"var(--{name})", value)
+    return text
 
 
 def colour(index: int) -> str:

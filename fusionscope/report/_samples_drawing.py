@@ -39,37 +39,60 @@ def drawing(given: np.ndarray, colour: str, label: str) -> Markup:
         colour: of lines and bars, as CSS.
         label: what a reader who does not see it is told.
     """
-    values = np.asarray(given)
-    if values.size == 0:
+    pixels = _pixels(given)
+    if pixels is not None:
+        height, width = pixels.shape[:2]
+        scale = SIDE / max(height, width)
+        size = f'width="{max(round(width * scale), 1)}" height="{max(round(height * scale), 1)}"'
+        return Markup(f'<img src="{_source(pixels)}" {size} alt="{escape(label)}">')
+    body = _lines(given, colour)
+    if not body:
         return Markup("")
-    if values.dtype == np.uint8 and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))):
-        return _image(values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values, label)
-    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-        return Markup("")
-    values = values.astype(np.float64)
-    if values.ndim == 2:
-        return _sequence(values, colour, label)
-    return _vector(values, colour, label) if values.ndim == 1 else Markup("")
-
-
-def _image(pixels: np.ndarray, label: str) -> Markup:
-    height, width = pixels.shape[:2]
-    scale = SIDE / max(height, width)
-    source = b64encode(png(pixels)).decode()
-    size = f'width="{max(round(width * scale), 1)}" height="{max(round(height * scale), 1)}"'
-    return Markup(f'<img src="data:image/png;base64,{source}" {size} alt="{escape(label)}">')
-
-
-def _frame(body: str, label: str) -> Markup:
     head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img"'
     return Markup(f'{head} aria-label="{escape(label)}">{body}</svg>')
 
 
-def _sequence(values: np.ndarray, colour: str, label: str) -> Markup:
+def figure(given: np.ndarray, colour: str) -> tuple[Markup, int, int] | None:
+    """Return one input as the inside of an SVG, with its width and height there; None for what cannot be drawn."""
+    pixels = _pixels(given)
+    if pixels is not None:
+        height, width = pixels.shape[:2]
+        size = f'width="{width}" height="{height}" style="image-rendering:pixelated"'
+        return Markup(f'<image href="{_source(pixels)}" {size}/>'), width, height
+    body = _lines(given, colour)
+    return (Markup(body), WIDTH, HEIGHT) if body else None
+
+
+def _pixels(given: np.ndarray) -> np.ndarray | None:
+    values = np.asarray(given)
+    if (
+        values.size
+        and values.dtype == np.uint8
+        and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3)))
+    ):
+        return values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    return None
+
+
+def _source(pixels: np.ndarray) -> str:
+    return f"data:image/png;base64,{b64encode(png(pixels)).decode()}"
+
+
+def _lines(given: np.ndarray, colour: str) -> str:
+    values = np.asarray(given)
+    if not values.size or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        return ""
+    values = values.astype(np.float64)
+    if values.ndim == 2:
+        return _sequence(values, colour)
+    return _vector(values, colour) if values.ndim == 1 else ""
+
+
+def _sequence(values: np.ndarray, colour: str) -> str:
     """Draw up to eight channels over time, on one scale."""
     finite = values[np.isfinite(values)]
     if not finite.size or len(values) < 2:
-        return Markup("")
+        return ""
     low, high = float(finite.min()), float(finite.max())
     spread = (high - low) or 1.0
     x = np.linspace(2, WIDTH - 2, len(values))
@@ -85,10 +108,10 @@ def _sequence(values: np.ndarray, colour: str, label: str) -> Markup:
             pen = known
         opacity = 1 - 0.65 * channel / max(shown - 1, 1)
         body += f'<path d="{"".join(commands)}" fill="none" stroke="{colour}" stroke-opacity="{opacity:.2f}"/>'
-    return _frame(body, label)
+    return body
 
 
-def _vector(values: np.ndarray, colour: str, label: str) -> Markup:
+def _vector(values: np.ndarray, colour: str) -> str:
     """Draw bars from zero; of a long vector the largest entry of each stretch."""
     values = np.where(np.isfinite(values), values, 0.0)
     if len(values) > BARS:
@@ -104,4 +127,4 @@ def _vector(values: np.ndarray, colour: str, label: str) -> Markup:
         top = zero - max(value, 0.0) * scale
         size = f'width="{max(step - gap, 0.5):.1f}" height="{max(abs(value) * scale, 0.3):.1f}"'
         body += f'<rect x="{2 + i * step:.1f}" y="{top:.1f}" {size} fill="{colour}"/>'
-    return _frame(body, label)
+    return body

@@ -42,6 +42,10 @@ COLUMNS = {
     "robustness_summary": "modality corruption relative relative_low relative_high effective corruption_error "
     "relative_corruption_error baseline reason",
     "imbalance": "measure modality value low high reason",
+    "dynamics": "epoch quantity modality other mean std count reason",
+    "projection": "epoch modality sample label x y",
+    "gallery": "epoch modality unit place sample activation",
+    "history": "phase epoch lr train_loss val_loss",
 }
 
 
@@ -167,6 +171,11 @@ class View:
         """Return a part of the manifest that is a dictionary, empty where it is absent."""
         part = self.manifest.get(name)
         return part if isinstance(part, dict) else {}
+
+    @property
+    def unmeasured(self) -> bool:
+        """Of this model the training is known, but nothing was measured afterwards."""
+        return bool(self.section("training")) and not self.trace.get("calls") and "taps" not in self._tables
 
     @property
     def metric(self) -> str:

@@ -59,6 +59,16 @@ def test_a_column_as_target_and_groups(folder):
     assert data.splits["test"][0]["target"].item() == pytest.approx(8 / 7)
 
 
+def test_columns_as_labels(folder):
+    text = (folder / "index.csv").read_text().splitlines()
+    rain = ["rain", *(str(int(k % 3 == 0)) for k in range(11))]
+    (folder / "index.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(text, rain, strict=True)))
+    data = load(folder, "inputs=vi&target=night,rain")
+    assert (data.task, data.classes) == ("multilabel", ("night", "rain"))
+    assert [item["target"].tolist() for item in data.splits["test"]] == [[0, 0], [1, 1], [0, 0]]
+    assert load(folder, "inputs=vi&target=night,rain&classes=dark,wet").classes == ("dark", "wet")
+
+
 def test_random_splits_without_a_table(folder):
     (folder / "index.csv").unlink()
     one, same, other = load(folder), load(folder), load(folder, seed=1)
@@ -95,6 +105,8 @@ def test_sizes_and_number_types(folder):
         ("inputs=vi,ir&target=ir", "folder 'ir' is an input and also the target"),
         ("inputs=vis&target=ir", "holds no folder 'vis'. Did you mean 'vi'? Its folders are ir, vi"),
         ("inputs=vi&target=nihgt", "target 'nihgt' is neither a folder"),
+        ("inputs=vi&target=night,nihgt", "target 'nihgt' is neither a folder"),
+        ("inputs=vi&target=night,warmth", "names several columns, labels of 0 and 1, but column 'warmth' holds other"),
         ("inputs=vi&target=nihgt", "Did you mean 'night'? There are ir, vi, id, split, night, warmth"),
         ("inputs=vi&target=ir&classes=a,b", "option 'classes' is for class labels"),
         ("inputs=vi&target=ir&size=5", "cannot read size=5: expected HEIGHTxWIDTH"),

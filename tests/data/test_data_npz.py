@@ -160,6 +160,19 @@ def test_regression_targets_are_left_as_they_are(save):
     assert torch.equal(batch_of(load_data(spec + "&target=wide"))["target"], torch.from_numpy(wide[SPLIT == 0]))
 
 
+@pytest.mark.parametrize("kind", ["?", "u1", "i8"])
+def test_several_labels_per_sample(save, kind):
+    flags = np.random.default_rng(0).integers(0, 2, (N, 5)).astype(kind)
+    spec = save(x=numbers(N, 7), flags=flags, split=SPLIT) + "?inputs=x:NC&target=flags"
+    data = load_data(spec)
+    assert (data.task, data.classes) == ("multilabel", ("0", "1", "2", "3", "4"))
+    assert "task: multilabel, 5 labels: 0, 1, 2, 3, 4" in repr(data)
+    target = batch_of(data)["target"]
+    assert target.dtype == torch.float32
+    assert torch.equal(target, torch.from_numpy(flags[SPLIT == 0].astype("f4")))
+    assert load_data(spec + "&classes=a,b,c,d,e").classes == ("a", "b", "c", "d", "e")
+
+
 def test_groups_come_with_the_items_as_integers(save):
     who = np.array(["eva", "bo", "al"])[np.arange(N) % 3]
     data = load_data(save(x=numbers(N, 7), label=labels(), split=SPLIT, who=who) + "?inputs=x:NC&group=who")

@@ -14,7 +14,7 @@ from torch import nn
 
 from fusionscope.engine import TrainConfig, load_run, load_weights, train
 from fusionscope.engine._folder import rebuild
-from fusionscope.engine._loop import evaluate
+from fusionscope.engine._trainee import evaluate
 from fusionscope.errors import FileError
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fusionscope.cli import main
 from fusionscope.engine import TrainConfig, load_run, train
-from fusionscope.engine._loop import _unsafe_layout
+from fusionscope.engine._trainee import unsafe_layout
 from fusionscope.errors import InputError
 from fusionscope.nn import Classifier, ContextualCalibration, Segmenter, SequenceModel, Translator
 
@@ -177,9 +177,9 @@ def test_a_run_with_a_hub_encoder_is_read_without_the_hub(folder, tmp_path):
 def test_narrow_strided_convolutions_are_not_trained_channels_last():
     """With channels last, torch's CPU kernels write outside their memory there, and the process dies."""
     narrow, wide = (Segmenter({"a": 3, "b": 1}, 2, encoder_width=width, width=8) for width in (12, 16))
-    assert _unsafe_layout(narrow, torch.device("cpu"))
-    assert not _unsafe_layout(narrow, torch.device("cuda"))
-    assert not _unsafe_layout(wide, torch.device("cpu"))
+    assert unsafe_layout(narrow, torch.device("cpu"))
+    assert not unsafe_layout(narrow, torch.device("cuda"))
+    assert not unsafe_layout(wide, torch.device("cpu"))
 
 
 def test_an_ensemble_finds_out_who_knows(folder):

@@ -130,18 +130,18 @@ def test_levels_of_dense_twins_are_those_of_the_joint_model(toy, tmp_path):
 
 
 def test_the_data_is_loaded_once(toy, tmp_path, monkeypatch):
-    from fusionscope.engine import _train
+    from fusionscope.engine import _rehearse, _train
 
     calls, held = [], []
-    real_load, real_job = _train.load_data, _train._Job
+    real_load, real_job = _rehearse.load_data, _train.Job
 
     class Job(real_job):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def _prepare(self):
+            super()._prepare()
             held.append(self.splits["train"].inputs)
 
-    monkeypatch.setattr(_train, "load_data", lambda *a, **k: calls.append(1) or real_load(*a, **k))
-    monkeypatch.setattr(_train, "_Job", Job)
+    monkeypatch.setattr(_rehearse, "load_data", lambda *a, **k: calls.append(1) or real_load(*a, **k))
+    monkeypatch.setattr(_train, "Job", Job)
     train(config(toy % "label", tmp_path / "run", epochs=1, solo=True), quiet=True)
     assert len(calls) == 1
     assert [list(inputs) for inputs in held] == [["x", "m", "v"], ["x"], ["m"], ["v"]]
@@ -157,13 +157,13 @@ def test_ctrl_c_in_a_twin_keeps_the_finished_runs(toy, tmp_path, monkeypatch, ca
         return real(*arguments)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    monkeypatch.setattr("fusionscope.engine._train.evaluate", evaluate)
+    monkeypatch.setattr("fusionscope.engine._job.evaluate", evaluate)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(config(toy % "label", out, solo=True))
     shown = capsys.readouterr().err
     assert "solo x train   1/2" in shown
-    assert f"--modalities m --seed 1 --out {out}/solo/m" in shown
+    assert f"interrupted: {out}/solo/m is not written yet; --resume completes it" in shown
     assert [p.name for p in (out / "solo").iterdir()] == ["x"]
     run = load_run(out)
     assert not run.metrics["interrupted"]

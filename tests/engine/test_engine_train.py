@@ -132,8 +132,8 @@ def test_ctrl_c_while_refitting_keeps_the_selected_weights(toy, tmp_path, monkey
     refitting = []
 
     class Interrupting(loop.Reporter):
-        def phase(self, name, steps):
-            super().phase(name, steps)
+        def phase(self, name, steps, done=0):
+            super().phase(name, steps, done)
             refitting[:] = [name == "refit"]
 
         def epoch(self, *arguments):
@@ -196,7 +196,7 @@ def test_the_run_folder_is_checked_before_training(toy, tmp_path, monkeypatch):
     def load(*_, **__):
         pytest.fail("the data must not be touched")
 
-    monkeypatch.setattr("fusionscope.engine._train.load_data", load)
+    monkeypatch.setattr("fusionscope.engine._rehearse.load_data", load)
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.tex").write_text("x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from fusionscope.errors import InputError
 from fusionscope.nn import (
@@ -14,6 +14,7 @@ from fusionscope.nn import (
     ContextualCalibration,
     CrossAttention,
     LateFusion,
+    LearnedEnsemble,
     ResNet,
     SequenceModel,
     TokenEncoder,
@@ -66,9 +67,10 @@ def test_sequences_keep_their_lengths():
     }
 
 
+@pytest.mark.parametrize("kind", [Classifier, SequenceModel])
 @pytest.mark.parametrize(("values", "shape"), [(1, (7,)), (3, (7, 3))])
-def test_regression(values, shape):
-    model = SequenceModel.build(PAIR, PAIR_AXES, values, task="regression", width=2)
+def test_regression(kind, values, shape):
+    model = kind.build(PAIR, PAIR_AXES, values, task="regression", width=2)
     assert isinstance(model.head, VectorHead)
     assert model(sample(PAIR)).shape == shape
 
@@ -257,6 +259,7 @@ MAPS = {"shapes": TWINS, "axes": TWINS_AXES}
         ({"encoder": {"c": "auto"}}, "unknown modality 'c'"),
         ({"fuse": "gatd"}, "unknown fuse 'gatd'.*Did you mean 'gated'"),
         ({"fuse": Concat(("a", "b"))}, "must say in an attribute `channels`"),
+        ({"task": "dense"}, "a Classifier predicts per sample: .*'multilabel' or 'regression', not 'dense'"),
         ({"shared": True}, "two maps .NCHW. or more"),
         ({"exchange": "asym_fusion"}, "give shared=True, or calibration="),
         (MAPS | {"shared": True, "exchange": "asymfusion"}, "Did you mean 'asym_fusion'"),
@@ -269,10 +272,26 @@ def test_errors_of_building(change, text):
         Classifier.build(**(BUILD | change))
 
 
+@pytest.mark.parametrize("kind", [Classifier, SequenceModel])
+def test_fuses_of_logits_that_exclude_each_other_are_not_for_labels(kind):
+    for fuse in ("evidential", "student", LateFusion(3, modalities=("a", "b"), mode="product")):
+        with pytest.raises(InputError, match=r"several labels may be .*: take 'late' .*, 'learned_ensemble', or"):
+            kind.build(**BUILD, task="multilabel", fuse=fuse)
+    with pytest.raises(InputError, match=r"LearnedEnsemble fuses logits of classes; for regression take"):
+        kind.build(**BUILD, task="regression", fuse=LearnedEnsemble(3, modalities=("a", "b")))
+    flags = (torch.arange(21).view(7, 3) % 2).float()
+    for fuse in ("late", "learned_ensemble", "gated"):
+        model = kind.build(**BUILD, task="multilabel", fuse=fuse, width=2)
+        outputs = model.outputs(sample(PAIR))
+        assert outputs["prediction"].shape == flags.shape
+        model.loss(outputs, flags, binary_cross_entropy_with_logits).backward()
+        assert idle(model) == []
+
+
 def test_errors_of_sequence_models():
     with pytest.raises(InputError, match="not 'dense'"):
         SequenceModel.build(**BUILD, task="dense")
-    with pytest.raises(InputError, match="LateFusion fuses logits"):
+    with pytest.raises(InputError, match="fuse = 'late' fuses logits of classes; for regression take"):
         SequenceModel.build(**BUILD, task="regression", fuse="late")
 
 

@@ -13,7 +13,12 @@ from fusionscope.nn._part import drop
 
 SHAPES = {"vec": (7,), "seq": (23, 5), "map": (3, 17, 19), "clip": (5, 2, 11, 13)}
 AXES = {"vec": "NC", "seq": "NTC", "map": "NCHW", "clip": "NTCHW"}
-OUTPUTS = {"classification": (11, (2, 11)), "dense": (11, (2, 11, 17, 19)), "regression": (1, (2,))}
+OUTPUTS = {
+    "classification": (11, (2, 11)),
+    "dense": (11, (2, 11, 17, 19)),
+    "regression": (1, (2,)),
+    "multilabel": (5, (2, 5)),
+}
 
 
 def sample(batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from ._net2vec import binarise as binarise
     from ._net2vec import net2vec_fit as net2vec_fit
     from ._net2vec import net2vec_maps as net2vec_maps
+    from ._paired import PairedDifference as PairedDifference
+    from ._paired import holm as holm
+    from ._paired import mean_interval as mean_interval
+    from ._paired import paired_difference as paired_difference
+    from ._paired import sign_flip_test as sign_flip_test
     from ._perceptual import Perceptual as Perceptual
     from ._perceptual import perceptual_score as perceptual_score
     from ._perceptual import permute_within as permute_within
@@ -74,6 +79,7 @@ __getattr__, __dir__ = attach(
         "InterSHAP": "_games",
         "JointScore": "_concepts",
         "Net2VecFit": "_net2vec",
+        "PairedDifference": "_paired",
         "Perceptual": "_perceptual",
         "ProbeAccuracy": "_linear_probe",
         "ShapeShares": "_games",
@@ -95,15 +101,18 @@ __getattr__, __dir__ = attach(
         "eta_squared": "_variance",
         "family_bound": "_resampling",
         "grouped_jackknife": "_resampling",
+        "holm": "_paired",
         "hsic1": "_cka",
         "intershap": "_games",
         "joint_score": "_concepts",
         "mean_corruption_error": "_robustness",
+        "mean_interval": "_paired",
         "mean_test": "_discoveries",
         "mutual_knn": "_similarity",
         "net2vec_fit": "_net2vec",
         "net2vec_maps": "_net2vec",
         "pack_bits": "_maps",
+        "paired_difference": "_paired",
         "participation_ratio": "_units",
         "percentile_interval": "_resampling",
         "perceptual_score": "_perceptual",
@@ -119,6 +128,7 @@ __getattr__, __dir__ = attach(
         "set_iou": "_concepts",
         "shape_scores": "_games",
         "shapley": "_games",
+        "sign_flip_test": "_paired",
         "svcca": "_similarity",
         "u_center": "_cka",
         "unpack_bits": "_maps",
@@ -134,6 +144,7 @@ __all__ = [
     "InterSHAP",
     "JointScore",
     "Net2VecFit",
+    "PairedDifference",
     "Perceptual",
     "ProbeAccuracy",
     "ShapeShares",
@@ -155,15 +166,18 @@ __all__ = [
     "eta_squared",
     "family_bound",
     "grouped_jackknife",
+    "holm",
     "hsic1",
     "intershap",
     "joint_score",
     "mean_corruption_error",
+    "mean_interval",
     "mean_test",
     "mutual_knn",
     "net2vec_fit",
     "net2vec_maps",
     "pack_bits",
+    "paired_difference",
     "participation_ratio",
     "percentile_interval",
     "perceptual_score",
@@ -179,6 +193,7 @@ __all__ = [
     "set_iou",
     "shape_scores",
     "shapley",
+    "sign_flip_test",
     "svcca",
     "u_center",
     "unpack_bits",
