@@ -166,7 +166,7 @@ class Recorder:
         if self.grams:
             similarities(self.grams, rows)
         rows.rows.sort(key=lambda row: (row["epoch"], list(QUANTITIES).index(row["quantity"])))
-        epochs = evenly(max(self.features), CHOSEN) if self.features else []
+        epochs = [e for e in evenly(max(self.features, default=0), CHOSEN) if e in self.features]
         kept = {e: self.features[e] for e in epochs if self.features[e]}
         index, target = self.probe.index.tolist(), self.probe.target.cpu()
         points: list[dict[str, Any]] = []

@@ -65,7 +65,7 @@ def probe_of(
     count = len(cast(Sized, val))
     several = len(val[0]["inputs"])
     passes = BACKWARD * train_size
-    size = min(count, MOST, max(LEAST, int(FORWARDS * passes / forwards(model, several))))
+    size = min(count, MOST, max(LEAST, int(FORWARDS * passes / forwards(model, several, task))))
     gradients = min(size, MOST_GRADIENTS, max(LEAST_GRADIENTS, int(GRADIENTS * passes / (BACKWARD * several))))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)

@@ -27,9 +27,12 @@ def how(model: nn.Module) -> str:
     return "present" if _takes(cast(Any, model).outputs) else "others"
 
 
-def forwards(model: nn.Module, modalities: int) -> int:
+def forwards(model: nn.Module, modalities: int, task: str) -> float:
     """How often a sample goes through the model to be seen whole and with each modality alone."""
-    return 1 if how(model) == "encode" else 1 + modalities * (modalities > 1)
+    others = modalities if modalities > 1 else 0
+    if how(model) != "encode":
+        return 1.0 + others
+    return 1.0 + 0.5 * others if task == "dense" else 1.0  # a head over maps is a good part of a model
 
 
 class Seen(NamedTuple):
@@ -65,11 +68,11 @@ class Views:
         self.calibrations = {n: m for n, m in model.named_modules() if isinstance(m, ContextualCalibration)}
         self.shared = next((m for m in model.modules() if isinstance(m, SharedEncoder)), None)
 
-    def all(self, inputs: Inputs, alone: bool = True) -> Seen:
-        """Run with all modalities, then (``alone``) with each one only."""
+    def all(self, inputs: Inputs) -> Seen:
+        """Run with all modalities, then with each one only."""
         gates: dict[tuple[str, str], Any] = {}
         features: dict[str, Tensor] = {}
-        encoded = None
+        several, apart = len(self.modalities) > 1, []
         with ExitStack() as stack:
             for name, part in self.calibrations.items():
                 hook = partial(_keep_gates, gates, name)
@@ -79,22 +82,23 @@ class Views:
                 stack.enter_context(reader).start()
             elif self.shared is not None:
                 stack.enter_context(_deepest(self.shared, features))
-            if self.how == "encode":
+            if self.how == "encode" and several:
                 encoded = self.model.encode(inputs)
                 outputs = {f"{m} features": x for m, x in encoded.items()}
-                outputs["prediction"] = self.model.predict(encoded)
+                # in one call, the whole first: small models take as long for one sample as for many
+                whole, *apart = self.model.predict(*self._stacked(encoded)).chunk(1 + len(self.modalities))
             else:
                 outputs = self.model.outputs(inputs)
+                whole = outputs["prediction"]
         named = {m: outputs[f"{m} features"] for m in self.modalities if f"{m} features" in outputs}
         features |= {m: pooled(x) for m, x in named.items()}
-        whole, each = outputs["prediction"], {}
-        if len(self.modalities) == 1:
-            each = {self.modalities[0]: whole}
-        elif alone and encoded is not None:
-            each = {m: self.model.predict(encoded, self._only(m, inputs)) for m in self.modalities}
-        elif alone:
-            each = {m: self.outputs(m, inputs)["prediction"] for m in self.modalities}
-        return Seen(whole, each, features, gates)
+        if apart:
+            gates = {place: type(g)(*(x[: len(whole)] for x in g)) for place, g in gates.items()}
+        elif several:
+            apart = [self.outputs(m, inputs)["prediction"] for m in self.modalities]
+        else:
+            apart = [whole]
+        return Seen(whole, dict(zip(self.modalities, apart, strict=True)), features, gates)
 
     def outputs(self, modality: str, inputs: Inputs) -> dict[str, Tensor]:
         """Return the model's ``outputs`` with this modality alone."""
@@ -119,6 +123,16 @@ class Views:
             else:
                 found = {"prediction": self.model.predict(encoded, self._only(m, inputs))}
             yield self.model.loss(found, target, criterion)
+
+    def _stacked(self, features: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The features once for all modalities together and once for each, and who is there."""
+        count = len(self.modalities)
+        x = {m: v.repeat(1 + count, *[1] * (v.ndim - 1)) for m, v in features.items()}
+        there = torch.cat([torch.ones(1, count), torch.eye(count)]).bool()
+        present = {}
+        for place, m in enumerate(self.modalities):
+            present[m] = there[:, place].to(x[m].device).repeat_interleave(len(features[m]))
+        return x, present
 
     def _only(self, modality: str, inputs: Inputs) -> dict[str, Tensor] | None:
         none = {m: torch.zeros(len(x), dtype=torch.bool, device=x.device) for m, x in inputs.items() if m != modality}
