@@ -47,6 +47,9 @@ def check_settings(config: TrainConfig) -> None:
         InputError: of the first one found, with its name, its value and what to write instead.
     """
     _types(config)
+    for name, wanted in (("data", "a data specification, such as 'scenes'"), ("out", "the folder to write")):
+        if not getattr(config, name).strip():
+            raise InputError(f"{name} is empty: expected {wanted}")
     for wanted, (names, fits) in RANGES.items():
         for name in names:
             value = getattr(config, name)

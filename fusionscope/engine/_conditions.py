@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fusionscope.batch import Batch
+from fusionscope.batch import Batch, takes_present
 from fusionscope.data import CorruptionStatistics, DataSplits, corrupt, corruptions, modality_kind
 from fusionscope.dissection import fill_in
 from fusionscope.errors import FusionscopeError, InputError
@@ -147,6 +147,9 @@ class _Sweep:
                     statistics=statistics[modality],
                 )
                 inputs = inputs | {modality: damaged}
+            elif kind == "present" and not takes_present(model):
+                self.reasons[condition] = "the model's forward has no parameter present"
+                return
             elif kind == "present":
                 size = len(batch["target"])
                 present = {modality: torch.zeros(size, dtype=torch.bool, device=self.device)}

@@ -42,11 +42,11 @@ def choose(data: DataSplits, modalities: Sequence[str]) -> DataSplits:
     for name in modalities:
         if name not in data.modalities:
             raise InputError(
-                f"no modality {name!r} in {data.spec}; it has {', '.join(map(repr, data.modalities))}."
+                f"modalities: no modality {name!r} in {data.spec}; it has {', '.join(map(repr, data.modalities))}."
                 + did_you_mean(name, data.modalities)
             )
     if len(set(modalities)) < len(modalities):
-        raise InputError(f"a modality is named twice: {', '.join(modalities)}")
+        raise InputError(f"modalities: one is named twice: {', '.join(modalities)}")
     return replace(
         data,
         splits={name: _only(split, modalities) for name, split in data.splits.items()},

@@ -32,7 +32,10 @@ TASKS = {
     "own": ("classification", "multilabel", "dense", "regression", "translation"),
 }
 # settings that only some models read, with what they are where nobody set them
+BUILT = ("auto", "classifier", "sequence", "segmenter", "translator")
 READERS = {
+    "width": (16, BUILT),
+    "dropout": (0.1, BUILT),
     "encoder": ("auto", ("classifier", "sequence", "segmenter")),
     "fuse": ("auto", ("classifier", "sequence")),
     "calibration": (False, ("auto", "classifier", "sequence")),
@@ -41,7 +44,6 @@ READERS = {
     "norm": ("private", ("classifier", "segmenter", "translator")),
     "modality_dropout": (0.0, ("auto", "classifier", "sequence")),
     "auxiliary": (0.0, ("auto", "classifier", "sequence")),
-    "modulation": (0.0, ("auto", "classifier", "sequence")),
     "adversarial": (False, ("translator",)),
 }
 
@@ -139,13 +141,13 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
         raise InputError(f"model = {config.model!r} and build = {config.build!r} are two models: leave one out")
     if config.build and config.solo:
         raise InputError(
-            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a function "
-            "for each modality alone and train it with --modalities"
+            f"solo twins are the model with one modality, and build = {config.build!r} takes them all: write a "
+            "function for each modality alone and train it with --modalities"
         )
     if kind == "auto" and data.task == "translation":
         kind = "translator"
     if data.task not in TASKS[kind]:
-        fitting = [name for name, tasks in TASKS.items() if data.task in tasks]
+        fitting = [name for name, tasks in TASKS.items() if data.task in tasks and name != "own"]
         raise InputError(
             f"model = {kind!r} is for {' or '.join(TASKS[kind])}, but the target of {data.spec} asks for {data.task}: "
             f"take {' or '.join(map(repr, fitting))}"
@@ -169,32 +171,15 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
 
 
 def _check_task(config: TrainConfig, data: DataSplits, outputs: int) -> None:
-    """Refuse settings that are for other targets, or for several modalities."""
+    """Refuse settings that are for other targets."""
     asks = f"the target of {data.spec} asks for {data.task}"
-    numbers = data.task in ("regression", "translation")
-    if config.label_smoothing and numbers:
+    if config.label_smoothing and data.task in ("regression", "translation"):
         raise InputError(f"label_smoothing = {config.label_smoothing} is for classes; {asks}: leave it out")
     if config.sentiment and (data.task != "regression" or outputs != 1):
         wrong = asks + (f" of {outputs} numbers" if data.task == "regression" else "")
         raise InputError(
             f"sentiment = True is for one number to predict, from -3 to 3; {wrong}: leave it out, or save the target "
             "as floats [N]"
-        )
-    if not config.modulation:
-        return
-    if numbers:
-        raise InputError(
-            f"modulation = {config.modulation} goes by the probability of the right class; {asks}: leave it out"
-        )
-    if config.shared:
-        raise InputError(
-            f"modulation = {config.modulation} damps one encoder's gradients, and shared = True makes all maps share "
-            "one: leave one of the two out"
-        )
-    if len(data.modalities) < 2:
-        raise InputError(
-            f"modulation = {config.modulation} balances modalities, and this run has {data.modalities[0]!r} only: "
-            "leave it out, or choose more modalities"
         )
 
 
@@ -205,5 +190,5 @@ def settings_in_words(config: TrainConfig) -> str:
     "model = 'classifier', fuse = 'gated', width = 16"
     """
     changed = [name for name, (default, _) in READERS.items() if getattr(config, name) != default]
-    names = ("build",) if config.build else ("model", *changed, "width")
+    names = ("build",) if config.build else dict.fromkeys(("model", *changed, "width"))
     return ", ".join(f"{name} = {getattr(config, name)!r}" for name in names)

@@ -20,6 +20,7 @@ TICKS = [m * 10.0**e for e in range(-8, 9) for m in (1, 2, 5)]
 RULES = {"gradient cosine": 0.0, "discrepancy": 1.0, "instance gate": 0.881, "dimension gate": 0.0}
 BANDED = ("gradient norm", "instance gate", "dimension gate")
 LABELLED = 10
+SPECK = 5  # a panel whose dots take less than a fifth of the width is magnified
 POINTS, BYTES = 300, 180_000  # dots of a panel, and what all dots together may take of the page
 
 Mark = tuple[str, str, str]  # name, colour, shape
@@ -189,13 +190,14 @@ def class_marks(names: Sequence[str]) -> list[Mark]:
     """Return name, colour and shape of each class; past ten, evenly spaced hues."""
     if len(names) > LABELLED:
         return [(n, f"hsl({360 * i // len(names)},58%,52%)", SHAPES[i % len(SHAPES)]) for i, n in enumerate(names)]
-    return [(n, colour(i), SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]) for i, n in enumerate(names)]
+    colours = [*(colour(i) for i in range(8)), "var(--ink)", "var(--bar)"]
+    return [(n, colours[i], SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]) for i, n in enumerate(names)]
 
 
 def classes(d: Learning) -> list[str]:
-    """Return the labels of the projected samples in the order of the classes; none where they are numbers."""
+    """Return the labels of the projected samples in the order of the classes; none for numbers, or if all are one."""
     found = set(d.labels.values())
-    if not found or d.task == "regression":
+    if len(found) < 2 or d.task == "regression":
         return []
     return sorted(found, key=lambda c: (d.view.classes.index(c) if c in d.view.classes else len(d.view.classes), c))
 
@@ -216,22 +218,26 @@ def projection(d: Learning, modality: str) -> dict[str, Any]:
     step = max(math.ceil(len(samples) / most), 1)
     kept = set(samples[::step])
     names = classes(d)
-    used = class_marks(names)
+    used = [*class_marks(names), ("", "var(--soft)", "circle")]  # samples without a label
     bounds = _numbers(d)
     rows: list[dict[str, Any]] = []
     for p, epoch in enumerate(shown):
         for row in epochs[epoch]:
             if int(row["sample"]) in kept:
                 label = d.labels.get(int(row["sample"]), "")
-                point = {"p": p, "x": _short(number(row["x"])), "y": _short(number(row["y"])), "s": int(row["sample"])}
+                point = {"p": p, "x": number(row["x"]), "y": number(row["y"]), "s": int(row["sample"])}
                 rows.append(point | ({"c": label} if names else {"c": _step(label, bounds), "v": label}))
     if not names:
         ramp = [(str(i), f"var(--s{i})", "circle") for i in range(2, STEPS)]
         used = ramp if bounds else [("", colour(d.modalities.index(modality)), "circle")]
+    titles = {
+        f"title{p}": f"epoch {epoch}{_magnified([r for r in rows if r['p'] == p], rows)}"
+        for p, epoch in enumerate(shown)
+    }
+    rows = [row | {"x": _short(row["x"]), "y": _short(row["y"])} for row in rows]
     ends = {f"{k}{i}": v for k in "xy" for i, v in enumerate(_square(rows, k))}
     width = min(238, (1020 - 16 * len(shown)) // len(shown))
     spec = beside(_projection_spec(bool(names), width), len(shown), 16, width)
-    titles = {f"title{p}": f"epoch {epoch}" for p, epoch in enumerate(shown)}
     given: dict[str, Any] = {"names": [n for n, *_ in used], "colours": [c for _, c, _ in used]}
     return filled(spec, rows, shapes=[s for *_, s in used], **given, **titles, **ends)
 
@@ -252,6 +258,23 @@ def _step(label: str, bounds: tuple[float, float] | None) -> str:
         return "" if bounds is None else "2"
     share = (value - bounds[0]) / ((bounds[1] - bounds[0]) or 1.0)
     return str(min(2 + int(share * (STEPS - 2)), STEPS - 1))
+
+
+def _magnified(panel: list[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
+    """Magnify the dots of a panel around their middle where they would be a speck; return what its title says of it."""
+    if not panel:
+        return ""
+    whole = max(max(r[k] for r in rows) - min(r[k] for r in rows) for k in "xy")
+    own = max(max(r[k] for r in panel) - min(r[k] for r in panel) for k in "xy")
+    if own <= 0 or own * SPECK >= whole:
+        return ""
+    times = float(f"{whole / own / 2:.1g}")
+    for k in "xy":
+        middle = (max(r[k] for r in panel) + min(r[k] for r in panel)) / 2
+        centre = (max(r[k] for r in rows) + min(r[k] for r in rows)) / 2
+        for r in panel:
+            r[k] = centre + times * (r[k] - middle)
+    return f", magnified {times:g}×"
 
 
 def _square(rows: Sequence[dict[str, Any]], axis: str) -> tuple[float, float]:

@@ -73,7 +73,7 @@ def _cell(d: Learning, name: str, row: dict[str, Any], part: tuple[Markup, int, 
 def _mostly(d: Learning, rows: list[dict[str, Any]]) -> str:
     """Say which label most of the samples have, where labels are classes and one has more than half."""
     labels = [d.labels.get(int(row["sample"]), "") for row in rows]
-    if d.task == "regression" or not all(labels) or len(labels) < 3:
+    if d.task == "regression" or not all(labels) or len(labels) < 3 or len(set(d.labels.values())) < 2:
         return ""
     label, times = Counter(labels).most_common(1)[0]
     return f"{times} of {len(labels)}: {label}" if times > len(labels) / 2 else "mixed"

@@ -27,7 +27,8 @@ READ = {
     "on {few} of {probe}. Below the line at 0 they pull apart. So few samples are noisy, and unrelated gradients lie "
     "near 0 too: small values say little.",
     "discrepancy": "The right answers' probability from this modality alone over that from the others alone, on "
-    "{probe}; logarithmic. At the line all are alike. Which answers better alone need not be the one that is needed.",
+    "{probe}; logarithmic. At the line all are alike; within a factor of 1.25 they are called even. Which "
+    "answers better alone need not be the one that is needed.",
     "instance gate": "How much of a modality calibration lets through: mean over {probe}, band one standard deviation "
     "of the samples. The line is where gates begin, 0.88. A low gate may come with larger features.",
     "dimension gate": "Calibration's gate per dimension: mean and one standard deviation over samples and dimensions, "

@@ -11,6 +11,7 @@ from fusionscope.report._view import number
 MOST = 0.9  # of the epochs, or of a similarity: "nearly all"
 GATE_START = 0.881  # sigmoid(2): where instance gates begin
 SMALL = 0.1  # a cosine that is called neither agreement nor opposition
+ALIKE = 1.25  # ratios within this factor are called even: where no interval is known, a convention
 TOLD = 6
 
 
@@ -20,11 +21,9 @@ def findings(d: Learning) -> list[str]:
     return said or (["No quantity was recorded along this training."] if not d.series else [])
 
 
-def _sides(points: list[Point], level: float, sure: float = 2.0) -> tuple[int, int, int]:
-    """Count the epochs above and below a level, clear of ``sure`` standard errors, and all."""
-    above = sum(p.mean - sure * p.error > level for p in points)
-    below = sum(p.mean + sure * p.error < level for p in points)
-    return above, below, len(points)
+def trained(points: list[Point]) -> list[Point]:
+    """Return the points after the start of training that have a value; all with a value if there are no such."""
+    return [p for p in known(points) if p.epoch] or known(points)
 
 
 def _mean(points: list[Point]) -> float:
@@ -113,16 +112,16 @@ def norms(d: Learning) -> list[str]:
         return []
     means = {m: sum(of.values()) / len(of) for m, of in every.items()}
     high, low = max(means, key=lambda m: means[m]), min(means, key=lambda m: means[m])
+    if means[high] < ALIKE * means[low]:
+        said = listing([f"{short(mean)} for {m}" for m, mean in means.items()])
+        return [f"The gradients on the modalities' own parameters were about equally large (means {said})."]
     both = [e for e in every[high] if e in every[low]]
-    if high == low or not both:
-        return []
     more = sum(every[high][e] > every[low][e] for e in both)
-    times = means[high] / means[low] if means[low] > 0 else math.inf
-    factor = f"{num(times, 1)} times" if math.isfinite(times) else "more than"
+    factor = f", {num(means[high] / means[low], 1)} times as large" if means[low] > 0 else ""
     said = (
         f"The gradient was larger on {high}'s own parameters than on {low}'s in {more} of {count(len(both), 'epoch')}"
     )
-    return [f"{said} (means {short(means[high])} and {short(means[low])}, {factor} as large)."]
+    return [f"{said} (means {short(means[high])} and {short(means[low])}{factor})."]
 
 
 def short(value: float) -> str:
@@ -148,31 +147,29 @@ def cosines(d: Learning) -> list[str]:
     """Say of each pair whether its gradients on shared weights agreed."""
     said = []
     for key, given in d.of("gradient cosine").items():
-        points = known(given)
-        above, below, n = _sides(points, 0.0)
+        points = trained(given)
+        above, below = (sum(sign * p.mean > 0 for p in points) for sign in (1, -1))
         mean = _mean(points)
-        verdict = f"neither in {MOST:.0%} of the epochs"
+        verdict = "now agreed, now opposed"
         if abs(mean) < SMALL:
-            verdict = "little to do with each other"
-        elif max(above, below) >= MOST * n:
-            verdict = "agreed" if above > below else "opposed"
-        ends = f", {num(points[0].mean)} at epoch {points[0].epoch} and {num(points[-1].mean)} at the end"
+            verdict = "had little to do with each other"
+        elif max(above, below) >= MOST * len(points):
+            verdict = "agreed" if above > below else "opposed each other"
+        ends = f"; {num(points[0].mean)} at epoch {points[0].epoch}, {num(points[-1].mean)} at the end"
         said.append((f"{d.name(key)} ({num(mean)}{ends if len(d.of('gradient cosine')) <= 3 else ''})", verdict))
-    return [f"Gradients on shared weights (mean cosine), {grouped(said)}."] if said else []
+    return [f"Gradients on shared weights (mean cosine) {grouped(said)}."] if said else []
 
 
 def discrepancies(d: Learning) -> list[str]:
-    """Say which modality alone gives the right answers more probability than the others."""
+    """Say which modality alone gives the right answers clearly more probability than the others."""
     said = []
     for key, given in d.of("discrepancy").items():
-        points = known(given)
-        above, below, n = _sides(points, 1.0)
-        end = f"{d.name(key)} ({num(points[-1].mean)} at the end"
-        if max(above, below) >= MOST * n:
-            times = f"; {max(above, below)} of {count(n, 'epoch')})"
-            said.append((end + times, "better alone than the rest" if above > below else "worse"))
-        else:
-            said.append((f"{end}; better in {above}, worse in {below} of {count(n, 'epoch')})", "now this, now that"))
+        points = trained(given)
+        above, below = (sum(p.mean > ALIKE for p in points), sum(p.mean < 1 / ALIKE for p in points))
+        verdict = "even" if not above and not below else "now even, now not"
+        if max(above, below) >= MOST * len(points):
+            verdict = "clearly better alone than the rest" if above > below else "clearly worse"
+        said.append((f"{d.name(key)} ({num(points[-1].mean)} at the end)", verdict))
     return [f"Discrepancy ratio, {grouped(said)}."] if said else []
 
 

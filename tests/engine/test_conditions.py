@@ -75,10 +75,10 @@ def test_other_models_see_the_same_damaged_samples(trained, tmp_path, monkeypatc
     seen: dict[str, list] = {}
     real = conditions.corrupt
 
-    def corrupt(values, kind, severity, **settings):
-        damaged = real(values, kind, severity, **settings)
+    def corrupt(values, name, severity, **settings):
+        damaged = real(values, name, severity, **settings)
         if settings["modality"] == "bottom":
-            seen.setdefault(run, []).append((kind, damaged))
+            seen.setdefault(run, []).append((name, damaged))
         return damaged
 
     monkeypatch.setattr(conditions, "corrupt", corrupt)
@@ -86,7 +86,7 @@ def test_other_models_see_the_same_damaged_samples(trained, tmp_path, monkeypatc
     for run, folder, seed in (("both", trained, 0), ("solo", solo, 0), ("anew", solo, 1)):
         tables[run] = score_conditions(folder, severities=(3,), data=data, seed=seed)
     both, alone, anew = seen.values()
-    assert [kind for kind, _ in both] == [kind for kind, _ in alone]
+    assert [name for name, _ in both] == [name for name, _ in alone]
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(both, alone, strict=True))
     assert not any(torch.equal(x, y) for (_, x), (_, y) in zip(anew, alone, strict=True))
     removal = tables["solo"][tables["solo"]["condition"] == "removal"]

@@ -57,7 +57,8 @@ def test_the_section_holds_the_planted_numbers() -> None:
         "All together: 0.10 at epoch 0, 0.80 at the end.",
         "larger on rgb's own parameters than on depth's in 20 of 20 epochs",
         "agreed: rgb and depth (0.42",
-        "better alone than the rest: rgb",
+        "clearly better alone than the rest: rgb (1.8",
+        "clearly worse: depth (0.6",
         "on 16 of 256 samples of the val split",
         "marks epoch 17",
         "5 of 5: class 3",
@@ -90,8 +91,10 @@ def test_noise_is_not_called_a_difference() -> None:
     assert "no interval is known" in miou
     assert "rgb alone went from 0.15 to 0.72 (mIoU)" in miou
     assert "learned first" not in miou
+    even = [r | {"mean": 1.1} for r in flat if r["quantity"] == "discrepancy"]
+    assert "even: rgb (1.10 at the end) and depth" in " ".join(said.findings(learning(even)))
     small = [r | {"mean": 0.04} for r in flat if r["quantity"] == "gradient cosine"]
-    assert "little to do with each other: rgb and depth (0.04" in " ".join(said.findings(learning(small)))
+    assert "had little to do with each other: rgb and depth (0.04" in " ".join(said.findings(learning(small)))
 
 
 def test_calibration_that_damps_is_told() -> None:
