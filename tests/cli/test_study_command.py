@@ -72,7 +72,7 @@ def test_mistakes_are_one_message_with_table_and_key_before_anything_is_trained(
         (("width = 4", "widht = 4"), "[train]: no setting 'widht'. Did you mean 'width'"),
         (
             ('modalities = ["top"]', 'modalities = ["up"]'),
-            "[variants.top] modalities (with [data.digits]): no modality",
+            "[variants.top] modalities (with [data.digits]): modalities: no modality",
         ),
         (('"digits"', '"digit"'), "[data.digit] data"),
     ):
