@@ -140,7 +140,7 @@ def kill_all(file: Path, folder: Path, options: argparse.Namespace, work: float)
     lost = bad = 0
     for number in range(options.kills):
         process = start(file)
-        # starting takes longer than such a small study: mostly a moment is drawn from the work, at times from the start
+        # starting takes longer than such a small study: mostly the moment is drawn from the work
         if rng.random() < 0.8:
             _wait_for_work(folder, process)
         time.sleep(rng.uniform(0, 2.2 * work / options.kills))

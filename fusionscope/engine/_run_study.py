@@ -160,6 +160,8 @@ def study_summary(study: Study) -> list[str]:
 
 def _rehearse_all(study: Study, runs: Sequence[StudyRun], board: Board) -> int:
     """Try every combination of data set and variant that has something to train; one data set in memory at a time."""
+    if not runs:  # a study that is only gone on with needs no torch here
+        return 0
     from fusionscope.data import load_data
 
     from . import _rehearse
