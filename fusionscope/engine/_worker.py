@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
     threading.Thread(target=lambda: (signal.sigwait(both), stop()), daemon=True).start()
     threading.Thread(target=lambda: (os.read(0, 1), stop()), daemon=True).start()
     try:
-        _use_threads()
+        _prepare()
         Worker(Path(arguments[0]), arguments[1:], lost=lambda: os._exit(LOST), stopping=stopping.is_set).work()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
@@ -133,8 +133,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _use_threads() -> None:
+def _prepare() -> None:
+    """Import what takes long before anything is claimed, and use the threads that the parent allots."""
     import torch
+
+    from . import _conditions, _train  # noqa: F401
 
     if threads := os.environ.get("OMP_NUM_THREADS", ""):
         torch.set_num_threads(int(threads))
