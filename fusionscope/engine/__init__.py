@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ._config import stored_config as stored_config
     from ._dynamics_folder import Dynamics as Dynamics
     from ._folder import Run as Run
-    from ._modulation import Modulator as Modulator
     from ._folder import load_run as load_run
+    from ._modulation import Modulator as Modulator
     from ._run_study import run_study as run_study
     from ._run_study import study_summary as study_summary
     from ._study import Study as Study
