@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from fusionscope.dissection import pictures
@@ -89,6 +88,8 @@ def projections(
 ) -> list[dict[str, Any]]:
     """Rows of ``projection.csv``: the plane of most variance at the last epoch, for all epochs. Axes point to where
     the unit of largest weight grows; a second axis that does not exist is 0."""
+    from sklearn.decomposition import PCA  # a second of importing, and only at a training's end
+
     last, found = max(features), []
     for m, final in features[last].items():
         if not _usable(features, m):
