@@ -88,8 +88,6 @@ def projections(
 ) -> list[dict[str, Any]]:
     """Rows of ``projection.csv``: the plane of most variance at the last epoch, for all epochs. Axes point to where
     the unit of largest weight grows; a second axis that does not exist is 0."""
-    from sklearn.decomposition import PCA  # a second of importing, and only at a training's end
-
     last, found = max(features), []
     for m, final in features[last].items():
         if not _usable(features, m):
@@ -97,8 +95,7 @@ def projections(
         x = final.double().numpy()
         plane, centre = np.zeros((2, x.shape[1])), x.mean(0)
         if x.std(0).max() > 0:
-            fitted = PCA(min(2, *x.shape), svd_solver="full").fit(x)
-            axes = fitted.components_
+            axes = np.linalg.svd(x - centre, full_matrices=False)[2][:2]
             axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
             plane[: len(axes)] = axes
         for epoch in sorted(features):
