@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fusionscope._files import atomic_folder
 
 from ._checkpoints import evenly, thin
-from ._dynamics_probe import Probe, labels_of, named_targets
+from ._dynamics_probe import Probe, compared_every, labels_of, named_targets
 from ._dynamics_tables import COLUMNS, Rows, gallery, gram, projections, shown, similarities, write_csv
 from ._dynamics_views import Views, undisturbed
 from ._dynamics_weights import Owners, chosen, owners, total_norm
@@ -26,7 +26,6 @@ from ._scores import METRIC, Scores
 
 SCHEMA = 1
 CHOSEN = 4
-COSINES = 20  # about so many epochs whose gradients are compared
 STEPS = 50  # most steps of an epoch whose gradients are measured
 QUANTITIES = {
     "gradient norm": "Euclidean norm of the training loss's gradient over the weights that serve this modality alone, "
@@ -132,7 +131,7 @@ class Recorder:
             self._norms(epoch)
         with undisturbed(self.model):
             self._forward(epoch)
-            if len(self.modalities) > 1 and epoch % max(1, math.ceil(self.epochs / COSINES)) == 0:
+            if len(self.modalities) > 1 and epoch % compared_every(self.epochs) == 0:
                 self._cosines(epoch)
         self.features = thin(self.features, epoch, self.epochs, CHOSEN)
         self.seconds += time.perf_counter() - began

@@ -16,7 +16,8 @@ from ._memory import Memory
 MOST, LEAST = 128, 8
 MOST_GRADIENTS, LEAST_GRADIENTS = 16, 2
 # Passes through the model, in samples, that measuring an epoch may take of those that training it takes.
-FORWARDS, GRADIENTS = 0.06, 0.02
+FORWARDS, GRADIENTS = 0.06, 0.03
+COMPARED = 10  # about so many epochs whose gradients are compared, on so many more samples
 BACKWARD = 3  # a forward with its backward, in forwards
 
 
@@ -46,6 +47,7 @@ def probe_of(
     *,
     task: str,
     train_size: int,
+    epochs: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Probe:
@@ -59,6 +61,7 @@ def probe_of(
         val: the split to choose from; of one that is not in memory, every class counts as often as it is drawn.
         task: as of :class:`Scores`.
         train_size: samples that an epoch of training sees.
+        epochs: how many epochs the training takes at most.
         seed: seeds a generator of its own.
         device: where the batch goes.
     """
@@ -66,7 +69,11 @@ def probe_of(
     several = len(val[0]["inputs"])
     passes = BACKWARD * train_size
     size = min(count, MOST, max(LEAST, int(FORWARDS * passes / forwards(model, several, task))))
-    gradients = min(size, MOST_GRADIENTS, max(LEAST_GRADIENTS, int(GRADIENTS * passes / (BACKWARD * several))))
+    gradients = min(
+        size,
+        MOST_GRADIENTS,
+        max(LEAST_GRADIENTS, int(GRADIENTS * passes * compared_every(epochs) / (BACKWARD * several))),
+    )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)
     if isinstance(val, Memory) and task == "classification" and val.target.ndim == 1:
@@ -76,6 +83,15 @@ def probe_of(
     batch = _taken(val, chosen.tolist())
     inputs = {m: x.to(device) for m, x in batch["inputs"].items()}
     return Probe(inputs, batch["target"].to(device), chosen, gradients)
+
+
+def compared_every(epochs: int) -> int:
+    """In which epochs gradients are compared: 0 and the multiples of this.
+
+    >>> compared_every(8), compared_every(40)
+    (1, 4)
+    """
+    return max(1, epochs // COMPARED)
 
 
 def _balanced(order: Tensor, target: Tensor) -> Tensor:

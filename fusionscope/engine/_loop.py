@@ -128,7 +128,9 @@ class Loop:
                 axes=axes,
                 classes=classes,
                 criterion=lambda p, t: task_loss(task, p, t, config.label_smoothing, self.scale),
-                probe=probe_of(model, val, task=task, train_size=samples(train), seed=config.seed, device=device),
+                probe=probe_of(
+                    model, val, task=task, train_size=samples(train), epochs=epochs, seed=config.seed, device=device
+                ),
                 epochs=epochs,
                 steps=self.order.steps,
                 data_range=2 * float(scale.max()),
