@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test format clean
 
 demo: .venv/.stamp
-	$(BIN)/fusionscope train --data scenes --epochs 6 --width 12 --lr 0.004 --out runs/demo --overwrite
+	$(BIN)/fusionscope train --data scenes --epochs 6 --width 12 --lr 0.004 --dynamics --out runs/demo --overwrite
 	$(BIN)/fusionscope dissect runs/demo
 
 test: .venv/.stamp

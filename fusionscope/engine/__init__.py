@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._dynamics_folder import Dynamics as Dynamics
     from ._folder import Run as Run
     from ._folder import load_run as load_run
+    from ._modulation import Modulator as Modulator
     from ._run_study import run_study as run_study
     from ._run_study import study_summary as study_summary
     from ._study import Study as Study
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Dynamics",
+    "Modulator",
     "Run",
     "Study",
     "StudyRun",
@@ -54,6 +56,7 @@ __getattr__, __dir__ = attach(
     {
         "Comparison": "_compare",
         "Dynamics": "_dynamics_folder",
+        "Modulator": "_modulation",
         "Run": "_folder",
         "Study": "_study",
         "StudyRun": "_study",

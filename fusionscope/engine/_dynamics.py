@@ -21,10 +21,12 @@ from ._dynamics_probe import Probe, labels_of, named_targets
 from ._dynamics_tables import COLUMNS, Rows, gallery, gram, projections, shown, similarities, write_csv
 from ._dynamics_views import Views, undisturbed
 from ._dynamics_weights import Owners, chosen, owners, total_norm
+from ._modulation import TASKS, discrepancy_ratios, rightness
 from ._scores import METRIC, Scores
 
 SCHEMA = 1
 CHOSEN = 4
+COSINES = 20  # about so many epochs whose gradients are compared
 STEPS = 50  # most steps of an epoch whose gradients are measured
 QUANTITIES = {
     "gradient norm": "Euclidean norm of the training loss's gradient over the weights that serve this modality alone, "
@@ -130,7 +132,7 @@ class Recorder:
             self._norms(epoch)
         with undisturbed(self.model):
             self._forward(epoch)
-            if len(self.modalities) > 1:
+            if len(self.modalities) > 1 and epoch % max(1, math.ceil(self.epochs / COSINES)) == 0:
                 self._cosines(epoch)
         self.features = thin(self.features, epoch, self.epochs, CHOSEN)
         self.seconds += time.perf_counter() - began
@@ -256,22 +258,17 @@ class Recorder:
     def _ratios(self, epoch: int, alone: Mapping[str, Tensor]) -> None:
         if len(alone) < 2:
             return
-        if self.task not in ("classification", "dense"):
+        if self.task not in TASKS:
             for m in alone:
                 reason = f"defined for a choice among classes, not for {self.task}"
                 self.rows.add(epoch, "discrepancy", m, math.nan, reason=reason)
             return
-        target = self.probe.target.long()
-        seen = target >= 0
-        sums = {}
-        for m, prediction in alone.items():
-            right = prediction.float().softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
-            sums[m] = float(right[seen].double().sum())
-        for m, mine in sums.items():
-            others = sum(s for n, s in sums.items() if n != m) / (len(sums) - 1)
-            reason = "" if others > 0 else "the others alone give the right classes no probability"
-            ratio = mine / others if others > 0 else math.nan
-            self.rows.add(epoch, "discrepancy", m, ratio, count=int(seen.sum()), reason=reason)
+        target = self.probe.target
+        count = int((target >= 0).sum()) if self.task == "dense" else len(target)
+        sums = rightness(torch.stack([x.float() for x in alone.values()]), target, self.task).double()
+        for m, ratio in zip(alone, discrepancy_ratios(sums).tolist(), strict=True):
+            reason = "" if math.isfinite(ratio) else "the others alone give the right classes no probability"
+            self.rows.add(epoch, "discrepancy", m, math.nan if reason else ratio, count=count, reason=reason)
 
     def _cosines(self, epoch: int) -> None:
         pairs = list(combinations(self.modalities, 2))

@@ -16,7 +16,7 @@ from ._memory import Memory
 MOST, LEAST = 128, 8
 MOST_GRADIENTS, LEAST_GRADIENTS = 16, 2
 # Passes through the model, in samples, that measuring an epoch may take of those that training it takes.
-FORWARDS, GRADIENTS = 0.06, 0.04
+FORWARDS, GRADIENTS = 0.06, 0.02
 BACKWARD = 3  # a forward with its backward, in forwards
 
 

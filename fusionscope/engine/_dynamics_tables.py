@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from fusionscope.dissection import pictures
@@ -96,8 +95,7 @@ def projections(
         x = final.double().numpy()
         plane, centre = np.zeros((2, x.shape[1])), x.mean(0)
         if x.std(0).max() > 0:
-            fitted = PCA(min(2, *x.shape), svd_solver="full").fit(x)
-            axes = fitted.components_
+            axes = np.linalg.svd(x - centre, full_matrices=False)[2][:2]
             axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
             plane[: len(axes)] = axes
         for epoch in sorted(features):

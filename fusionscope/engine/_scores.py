@@ -91,7 +91,9 @@ class Scores:
         self.rows: list[tuple[Tensor, Tensor]] = []
         self.matrix = None
         if task in ("classification", "dense"):
-            matrix = MulticlassConfusionMatrix(len(classes), ignore_index=-1, sync_on_compute=False)
+            matrix = MulticlassConfusionMatrix(
+                len(classes), ignore_index=-1, validate_args=False, sync_on_compute=False
+            )
             self.matrix = matrix.to(device)
 
     def update(self, output: Tensor, target: Tensor, loss: Tensor) -> None:

@@ -45,7 +45,7 @@ def settings(folder: Path, out: str, **changes: Any) -> TrainConfig:
     return TrainConfig(
         data=f"npz:{folder}/toy.npz?inputs=x:NC,m:NHW&target=label",
         out=str(folder / out),
-        epochs=STEPS,
+        epochs=changes.pop("epochs", STEPS),
         patience=0,
         width=4,
         batch_size=60,
@@ -71,25 +71,26 @@ def worker(rank: int, folder: Path, port: int) -> None:
     }
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        train(settings(folder, "norms"), quiet=True)
+        train(settings(folder, "norms", epochs=1), quiet=True)
     told = [str(w.message) for w in said if "batch norms take their statistics" in str(w.message)]
     (folder / f"warned{rank}").write_text(str(len(told)))
     job.rebuild = rehearsal.rebuild = without_batch_norm
     train(settings(folder, "two", accumulate=3), quiet=True)
+    halves = {"accumulate": 3, "augment": 0.5, "epochs": 4}
     real = loop.Loop._step
 
     def dying(self: loop.Loop, batches: Any) -> None:
-        if self.epoch == 7:
+        if self.epoch == 3:
             raise Killed
         real(self, batches)
 
     loop.Loop._step = dying
     try:
-        train(settings(folder, "resumed", accumulate=3, snapshot=0.0, augment=0.5), quiet=True)
+        train(settings(folder, "resumed", **halves, snapshot=0.0), quiet=True)
     except Killed:
         loop.Loop._step = real
-    train(settings(folder, "resumed", accumulate=3, augment=0.5, resume=True), quiet=True)
-    train(settings(folder, "whole", accumulate=3, augment=0.5), quiet=True)
+    train(settings(folder, "resumed", **halves, resume=True), quiet=True)
+    train(settings(folder, "whole", **halves), quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(worker, (place, port), nprocs=2, start_method="spawn")
+    multiprocessing.start_processes(worker, (place, port), nprocs=2, start_method="forkserver")
     return place
 
 
@@ -128,7 +129,9 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, monkeypatch: pytest.Monke
     parts = losses(train(settings(folder, "parts", accumulate=5), quiet=True))
     np.testing.assert_allclose(parts, one, rtol=0, atol=1e-5)
     with_norms = losses(folder / "norms")
-    assert abs(with_norms[0] - losses(train(settings(folder, "other", seed=1), quiet=True))[0]) > 1e-5, "it can fail"
+    assert abs(with_norms[0] - losses(train(settings(folder, "other", seed=1, epochs=1), quiet=True))[0]) > 1e-5, (
+        "it can fail"
+    )
 
 
 def test_batch_norms_apart_are_warned_about_once(folder: Path) -> None:
