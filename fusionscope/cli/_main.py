@@ -60,6 +60,7 @@ A study's file:
   out = "studies/utd"
   seeds = 5
   [train]
+  model = "sequence"
   epochs = 40
   [data.utd]
   data = "npz:$DATA/utd_mhad.npz?inputs=...&target=label"

@@ -189,6 +189,8 @@ def stored_config(out: str) -> dict[str, Any]:
     Raises:
         FileError: if there is none.
     """
+    if not out:
+        raise FileError("resume needs the folder to go on with: give out (--out)")
     for path, inside in ((Path(f"{out}.unfinished") / "state.json", "state"), (Path(out) / "config.json", "")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

@@ -7,6 +7,10 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+# In a narrower terminal the bar and the steps would leave no room for the time left and the scores.
+ROOMY = 130
 
 
 class Reporter:
@@ -21,13 +25,13 @@ class Reporter:
         self.bar: Progress | None = None
         self.started = time.perf_counter()
         if self.console.is_terminal and not quiet:
+            roomy = self.console.width >= ROOMY
             self.bar = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
+                *((BarColumn(), MofNCompleteColumn()) if roomy else ()),
+                TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
+                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self.console,
             )
 

@@ -39,7 +39,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
         fabric.launch()
     except (RuntimeError, ValueError, ImportError) as error:
         raise InputError(
-            f"cannot use accelerator {config.accelerator!r} with {devices} devices: {error}; "
+            f"cannot use accelerator {config.accelerator!r} with {devices} devices: {str(error).rstrip('.')}; "
             "--accelerator auto takes what is there"
         ) from error
     check_share(config, fabric.world_size)

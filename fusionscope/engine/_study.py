@@ -194,10 +194,9 @@ def read_study(path: str | Path, **given: Any) -> Study:
     fields, settable = ({f.name for f in msgspec.structs.fields(kind)} for kind in (Study, TrainConfig))
     for key in found:
         if key in settable and key not in fields:
-            raise InputError(
-                f"{path}: {key} is a setting of a training; write it under [train], [data.NAME] or [variants.NAME]."
-                f"{did_you_mean(key, fields)}"
-            )
+            place = "write it under [train], [data.NAME] or [variants.NAME]"
+            place = "the study sets it by seeds" if key == "seed" else place
+            raise InputError(f"{path}: {key} is a setting of a training; {place}.{did_you_mean(key, fields)}")
     mend = "A study has out, seeds, workers, threads, conditions, severities, [train], [data.NAME] and [variants.NAME]."
     values = settings(expanded(found, str(path), option=False), Study, str(path), mend=mend)
     if "out" not in values:
@@ -267,7 +266,7 @@ def _table(table: dict[str, Any], where: str, allow_data: bool = False) -> dict[
 def _named(what: str, tables: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     seen: dict[str, str] = {}
     if not tables:
-        example = '[data.NAME] with data = "SPEC"' if what == "data" else '[variants.NAME] with fuse = "concat"'
+        example = '[data.NAME] with data = "SPEC"' if what == "data" else "[variants.NAME] with lr = 0.001"
         raise InputError(f"the study has no {what}; add a table such as {example}")
     for name, table in tables.items():
         if not NAME.fullmatch(name) or "--" in name or name.endswith(".unfinished"):

@@ -78,7 +78,7 @@ def _value(d: Learning, m: str, points: list[Point]) -> str:
     middle = half(points)
     said = f"{m} alone {verb} from {num(start.mean)} to {num(end.mean)} ({d.metric})"
     if middle.epoch not in (start.epoch, end.epoch):
-        said += f", half of that by epoch {middle.epoch} ({num(middle.mean)})"
+        said += f", half the way by epoch {middle.epoch} ({num(middle.mean)})"
     top = max(points, key=lambda p: p.mean)
     if way != "?" and top.mean - end.mean > 3 * math.hypot(d.error(top), d.error(end)) and top is not start:
         said += f"; it had been higher, {num(top.mean)} at epoch {top.epoch}"
@@ -166,7 +166,7 @@ def discrepancies(d: Learning) -> list[str]:
     for key, given in d.of("discrepancy").items():
         points = trained(given)
         above, below = (sum(p.mean > ALIKE for p in points), sum(p.mean < 1 / ALIKE for p in points))
-        verdict = "even" if not above and not below else "now even, now not"
+        verdict = "even" if not above and not below else "even at times"
         if max(above, below) >= MOST * len(points):
             verdict = "clearly better alone than the rest" if above > below else "clearly worse"
         said.append((f"{d.name(key)} ({num(points[-1].mean)} at the end)", verdict))

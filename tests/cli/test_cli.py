@@ -185,6 +185,7 @@ def write_bad_files(place: Path) -> None:
         ("dissect --model mine:Net --data digits --out d --seed -1", "seed"),
         ("train --data digits --batch-size 1 --out r", "batch_size must be at least 2"),
         ("train --data digits --modalities top --solo --out r", r"two modalities or more.*leave solo \(--solo\) out"),
+        ("train --resume", r"resume needs the folder to go on with: give out \(--out\)"),
         ("train --data digits --copies 2 --out r", r"set solo \(--solo\) too"),
         ("train --data digits --checkpoints 1 --out r", "checkpoints must be 0 or at least 2"),
     ],

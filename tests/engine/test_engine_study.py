@@ -107,7 +107,10 @@ def test_a_file_becomes_a_grid_and_settings_go_from_train_to_data_to_variant(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("seeds", "seed"), r"study.toml: seed is a setting of a training.* Did you mean 'seeds'"),
+        (
+            ("seeds", "seed"),
+            r"study.toml: seed is a setting of a training; the study sets it by seeds. Did you mean 'seeds'",
+        ),
         (("seeds", "seedz"), r"study.toml: no setting 'seedz'. Did you mean 'seeds'"),
         (('fuse = "gated"', "fuse = 3"), r"\[variants.gated\]: fuse = 3: expected a text, got a whole number"),
         (("width = 4", "widht = 4"), r"\[train\]: no setting 'widht'. Did you mean 'width'"),

@@ -51,7 +51,7 @@ def test_the_section_holds_the_planted_numbers() -> None:
     page = render(View(learned()))
     text = text_of(page)
     for part in (
-        "rgb alone rose from 0.15 to 0.72 (accuracy), half of that by epoch 4",
+        "rgb alone rose from 0.15 to 0.72 (accuracy), half the way by epoch 4",
         "depth alone rose from 0.10 to 0.65",
         "rgb was learned first: when it was half-way, depth was shown to be less than half-way.",
         "All together: 0.10 at epoch 0, 0.80 at the end.",
