@@ -114,7 +114,8 @@ def load(folder: str | Path) -> Dissection:
     if not (folder / "manifest.json").is_file():
         inner = folder / "dissection"
         hint = f" Did you mean {inner}?" if (inner / "manifest.json").is_file() else ""
-        raise FileError(f"{folder} holds no dissection (no manifest.json); give the folder that `dissect` wrote.{hint}")
+        what = "holds no dissection (no manifest.json)" if folder.exists() else "does not exist"
+        raise FileError(f"{folder} {what}; give the folder that `dissect` wrote, or a run folder.{hint}")
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema = manifest["schema"]

@@ -156,7 +156,7 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
         if getattr(config, name) != default and kind not in readers:
             raise InputError(
                 f"{name} = {getattr(config, name)!r} is for the models {', '.join(map(repr, readers))}; the model here "
-                f"is {kind!r}: choose another (--model), or leave {name} out"
+                f"is {'your own' if config.build else repr(kind)}: choose another (--model), or leave {name} out"
             )
     if config.exchange not in ("auto", "none") and kind == "classifier" and not config.shared:
         raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")

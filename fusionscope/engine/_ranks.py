@@ -42,6 +42,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"cannot use accelerator {config.accelerator!r} with {devices} devices: {str(error).rstrip('.')}; "
             "--accelerator auto takes what is there"
         ) from error
+    if config.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise InputError("precision = '16-mixed' is of GPUs: take 'bf16-mixed' on the CPU (--precision bf16-mixed)")
     check_share(config, fabric.world_size)
     return fabric
 
