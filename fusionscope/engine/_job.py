@@ -22,6 +22,7 @@ from fusionscope.data import DataSplits
 from fusionscope.errors import InputError, ModelError
 from fusionscope.nn import Translator, VectorHead
 
+from ._checks import check_samples
 from ._config import TrainConfig
 from ._dynamics_folder import DYNAMICS
 from ._folder import KIND, SCHEMA, check_same, is_complete, write_history, write_run
@@ -49,7 +50,7 @@ class Job:
         self.began, self.loop_state = time.perf_counter(), None
         self.logs = open_loggers((), out, config)
         self.before_writing: Callable[[], None] | None = None
-        self.finished = fabric.broadcast(resume and is_complete(out, config))
+        self.finished = fabric.broadcast(resume and is_complete(out, config, data.fingerprint))
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
     def _found(self, resume: bool) -> dict[str, Any] | None:
@@ -111,6 +112,7 @@ class Job:
 
     def _prepare(self) -> None:
         data = self.data
+        check_samples(data.size("train"), self.config, self.fabric.world_size)
         self.splits = {name: remember(split) for name, split in data.splits.items() if name != "test"}
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
         self.outputs = len(data.classes) or self.scale.numel()
