@@ -26,6 +26,7 @@ from fusionscope.errors import FileError, InputError
 from ._config import TrainConfig
 from ._dynamics_folder import DYNAMICS, Dynamics, read_dynamics
 from ._memory import choose
+from ._metrics import metrics_text, restored
 from ._models import rebuild
 from ._own import inner
 from ._snapshot import STATE, unfinished
@@ -244,7 +245,7 @@ def write_run(
     text = json.dumps(description, indent=2, ensure_ascii=False)
     try:
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        (folder / METRICS).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(metrics_text(metrics), encoding="utf-8")
     except OSError as error:
         raise FileError(f"cannot write the run folder: {error.strerror or error}") from error
     write_history(folder, history)
@@ -282,7 +283,7 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(f"{folder / CONFIG} is damaged: {what}") from error
     load_weights(model, folder / WEIGHTS)
-    metrics = _read_json(folder, METRICS)
+    metrics = restored(_read_json(folder, METRICS))
     splits = None
     if data:
         splits = choose(load_data(config.data, seed=config.data_seed), description["data"]["modalities"])

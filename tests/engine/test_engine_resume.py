@@ -261,6 +261,22 @@ def test_fewer_samples_than_a_step_has_parts_are_refused(tmp_path: Path) -> None
     train(settings(few, tmp_path / "run", epochs=1, accumulate=2), quiet=True)
 
 
+def test_scores_that_are_no_numbers_are_null_in_strict_json_and_nan_when_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(31) < 20, rng.normal(size=31), 1.0).astype("f4")  # no R2 of a constant
+    x = rng.normal(size=(31, 5)).astype("f4")
+    np.savez(tmp_path / "flat.npz", x=x, y=y, split=np.repeat([0, 1, 2], [13, 7, 11]))
+    out = train(settings(f"npz:{tmp_path}/flat.npz?inputs=x:NC&target=y", tmp_path / "run", epochs=1), quiet=True)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    told = json.loads((out / "metrics.json").read_text(), parse_constant=refuse)
+    assert told["test"]["r2"] is None
+    assert np.isnan(load_run(out, data=False).metrics["test"]["r2"])
+    assert train(settings(f"npz:{tmp_path}/flat.npz?inputs=x:NC&target=y", out, epochs=1, resume=True)) == out
+
+
 def test_a_snapshot_holds_nested_values(tmp_path: Path) -> None:
     state = {
         "a": [1, None, True, "x", float("inf")],
