@@ -69,9 +69,11 @@ def atomic_folder(path: str | Path) -> Generator[Path, None, None]:
             if path.exists():
                 os.replace(path, old)
             os.replace(temporary, path)
-        except OSError as error:
+        except BaseException as error:  # an interruption between the two as well
             if old.exists() and not path.exists():
                 os.replace(old, path)
+            if not isinstance(error, OSError):
+                raise
             raise FileError(f"cannot write the folder {path}: {error.strerror or error}") from error
         shutil.rmtree(old, ignore_errors=True)
     finally:

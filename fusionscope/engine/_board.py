@@ -8,12 +8,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ._metrics import restored
 from ._study import Study, StudyRun, is_trained
 from ._study_folder import read_failure
 
@@ -87,7 +87,7 @@ class Board:
         key = f"{run.name} {split}"
         if key not in self.scores:
             try:
-                metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+                metrics = restored(json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")))
                 self.scores[key] = (metrics["metric"], metrics[split][metrics["metric"]], metrics["seconds"])
             except (OSError, ValueError, KeyError, TypeError):
                 return None

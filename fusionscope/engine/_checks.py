@@ -83,6 +83,21 @@ def check_share(config: TrainConfig, world: int) -> None:
         )
 
 
+def check_samples(count: int, config: TrainConfig, world: int) -> None:
+    """Refuse a training split that gives ``world`` devices less than two samples for each part of a step.
+
+    Raises:
+        InputError: if there are too few samples.
+    """
+    needed = 2 * world * config.accumulate
+    if count < needed:
+        raise InputError(
+            f"the training split of {config.data} has {count} sample{'s' * (count != 1)}; {world} device"
+            f"{'s' * (world > 1)} with accumulate = {config.accumulate} need {needed} or more, two for each part of a "
+            "step: give more samples, or a smaller accumulate"
+        )
+
+
 def _types(config: TrainConfig) -> None:
     """Of settings from Python, which nothing has checked so far."""
     for field in msgspec.structs.fields(TrainConfig):

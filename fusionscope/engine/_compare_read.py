@@ -12,6 +12,7 @@ import pandas as pd
 
 from fusionscope.errors import FileError
 
+from ._metrics import restored
 from ._study import StudyRun
 
 MAIN_FILL = "resample"
@@ -82,7 +83,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
         raise FileError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise FileError(f"{path} is damaged: expected an object, found {type(found).__name__}")
-    return found
+    return restored(found)
 
 
 def _conditions(path: Path) -> pd.DataFrame | None:

@@ -191,7 +191,9 @@ def stored_config(out: str) -> dict[str, Any]:
     """
     if not out:
         raise FileError("resume needs the folder to go on with: give out (--out)")
-    for path, inside in ((Path(f"{out}.unfinished") / "state.json", "state"), (Path(out) / "config.json", "")):
+    folder = Path(out).expanduser()  # a slash at the end is none
+    begun = folder.parent / f"{folder.name}.unfinished"
+    for path, inside in ((begun / "state.json", "state"), (folder / "config.json", "")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return dict((found[inside]["config"] if inside else found["train"]).items())
@@ -200,6 +202,11 @@ def stored_config(out: str) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise FileError(f"{path} is damaged ({error}); remove {path.parent} and train anew") from error
     raise FileError(f"nothing to resume: there is neither {out}.unfinished nor a run folder {out}")
+
+
+def twin_name(modality: str, seed: int, joint_seed: int) -> str:
+    """Name the folder of a solo twin, or of its copy with another seed."""
+    return modality if seed == joint_seed + 1 else f"{modality}-seed{seed}"
 
 
 def expanded(found: dict[str, Any], where: str, skip: Collection[str] = (), option: bool = True) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from fusionscope.errors import FileError, InputError
 from ._config import TrainConfig
 from ._dynamics_folder import DYNAMICS, Dynamics, read_dynamics
 from ._memory import choose
+from ._metrics import metrics_text, restored
 from ._models import rebuild
 from ._own import inner
 from ._snapshot import STATE, unfinished
@@ -140,11 +141,6 @@ class Run:
         return run if self.data is None else replace(run, data=choose(self.data, (modality,)))
 
 
-def twin_name(modality: str, seed: int, joint_seed: int) -> str:
-    """Name the folder of a solo twin, or of its copy with another seed."""
-    return modality if seed == joint_seed + 1 else f"{modality}-seed{seed}"
-
-
 def check_target(out: str | Path, overwrite: bool, *, resume: bool = False) -> Path:
     """Return the absolute path of the run folder to write, or say why it cannot be written.
 
@@ -158,6 +154,11 @@ def check_target(out: str | Path, overwrite: bool, *, resume: bool = False) -> P
         path = Path(out).expanduser().resolve()
         if path.exists() and not path.is_dir():
             raise FileError(f"the run folder {out} is a file; choose another name")
+        if path.name.endswith(".unfinished"):
+            raise FileError(
+                f"the run folder {out} has the name of one that is not finished, which the training of "
+                f"{path.name.removesuffix('.unfinished')} would replace; choose another name"
+            )
         cwd = Path.cwd()
         if path == cwd or path in cwd.parents:
             raise FileError(f"the run folder {out} holds the folder you are in; choose a new folder inside it")
@@ -184,16 +185,22 @@ def check_target(out: str | Path, overwrite: bool, *, resume: bool = False) -> P
     return path
 
 
-def is_complete(path: Path, config: TrainConfig) -> bool:
-    """Whether a run of these settings is there with its test scores.
+def is_complete(path: Path, config: TrainConfig, fingerprint: str) -> bool:
+    """Whether a run of these settings and data is there with its test scores.
 
     Raises:
-        InputError: if a run of other settings is there, and not to be overwritten.
+        InputError: if a run of other settings or data is there, and not to be overwritten.
     """
     if not _is_run(path):
         return False
     try:
-        check_same(path, _read_json(path, CONFIG).get("train", {}), config)
+        told = _read_json(path, CONFIG)
+        check_same(path, told.get("train", {}), config)
+        if told.get("data", {}).get("fingerprint") != fingerprint:
+            raise InputError(
+                f"the data of {config.data} changed since {path} was trained; begin anew with --overwrite, or choose "
+                "another --out"
+            )
     except InputError:
         if config.overwrite:
             return False
@@ -238,7 +245,7 @@ def write_run(
     text = json.dumps(description, indent=2, ensure_ascii=False)
     try:
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        (folder / METRICS).write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(metrics_text(metrics), encoding="utf-8")
     except OSError as error:
         raise FileError(f"cannot write the run folder: {error.strerror or error}") from error
     write_history(folder, history)
@@ -276,7 +283,7 @@ def load_run(folder: str | Path, *, data: bool = True) -> Run:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise FileError(f"{folder / CONFIG} is damaged: {what}") from error
     load_weights(model, folder / WEIGHTS)
-    metrics = _read_json(folder, METRICS)
+    metrics = restored(_read_json(folder, METRICS))
     splits = None
     if data:
         splits = choose(load_data(config.data, seed=config.data_seed), description["data"]["modalities"])

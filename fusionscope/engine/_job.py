@@ -22,16 +22,17 @@ from fusionscope.data import DataSplits
 from fusionscope.errors import InputError, ModelError
 from fusionscope.nn import Translator, VectorHead
 
+from ._checks import check_samples
 from ._config import TrainConfig
 from ._dynamics_folder import DYNAMICS
-from ._folder import KIND, SCHEMA, check_same, is_complete, write_history, write_run
+from ._folder import KIND, METRICS, SCHEMA, check_same, is_complete, write_history, write_run
 from ._logging import LOGS, open_loggers
 from ._loop import Fit, Loop
 from ._memory import Memory, remember
 from ._models import describe, rebuild
 from ._progress import Reporter
 from ._scores import METRIC
-from ._snapshot import STATE, load_snapshot, remove_snapshot, save_snapshot, unfinished
+from ._snapshot import STATE, is_newer, load_snapshot, remove_snapshot, save_snapshot, unfinished
 from ._trainee import evaluate
 
 
@@ -49,7 +50,9 @@ class Job:
         self.began, self.loop_state = time.perf_counter(), None
         self.logs = open_loggers((), out, config)
         self.before_writing: Callable[[], None] | None = None
-        self.finished = fabric.broadcast(resume and is_complete(out, config))
+        # a snapshot newer than a complete run is of one that was to overwrite it
+        complete = resume and is_complete(out, config, data.fingerprint) and not is_newer(self.folder, out / METRICS)
+        self.finished = fabric.broadcast(complete)
         self.state = None if self.finished else fabric.broadcast(self._found(resume))
 
     def _found(self, resume: bool) -> dict[str, Any] | None:
@@ -86,6 +89,7 @@ class Job:
                 self.run()
         except KeyboardInterrupt:
             if interrupted and self.best.state is not None:
+                self.logs.finish("failed")
                 self.write()
                 reporter.say(interrupted.format(epoch=self.best.epoch, out=self.config.out))
             elif not interrupted or self._has_snapshot():
@@ -111,6 +115,7 @@ class Job:
 
     def _prepare(self) -> None:
         data = self.data
+        check_samples(data.size("train"), self.config, self.fabric.world_size)
         self.splits = {name: remember(split) for name, split in data.splits.items() if name != "test"}
         self.counts, self.centre, self.scale, target_shape = _targets(self.splits["train"], data)
         self.outputs = len(data.classes) or self.scale.numel()

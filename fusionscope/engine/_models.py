@@ -158,6 +158,11 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
                 f"{name} = {getattr(config, name)!r} is for the models {', '.join(map(repr, readers))}; the model here "
                 f"is {'your own' if config.build else repr(kind)}: choose another (--model), or leave {name} out"
             )
+    if config.adversarial and config.accumulate > 1:
+        raise InputError(
+            f"accumulate = {config.accumulate} with adversarial: the discriminator would see the last part of each step "
+            "only; leave one of the two out"
+        )
     if config.exchange not in ("auto", "none") and kind == "classifier" and not config.shared:
         raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")
     if config.norm != "private" and kind == "classifier" and not config.shared:

@@ -84,7 +84,7 @@ class Modulator:
         fabric: adds up ``s_m`` over the ranks, so that all modulate alike, and gives the precision.
 
     Attributes:
-        ratios: ``{modality: rho_m}`` of the last step; empty before the first.
+        ratios: ``{modality: rho_m}`` of the last step; empty before the first, and once ``epochs`` are over.
 
     Raises:
         InputError: if the task has no classes, or the model's encoders are not one per modality.
@@ -160,6 +160,8 @@ class Modulator:
         """
         found, self._sum = self._sum, None
         self._over = bool(self.epochs) and epoch > self.epochs
+        if self._over:
+            self._rho = None  # else every later epoch would be told the last one's
         if self._over or found is None:
             return
         if self._fabric is not None:

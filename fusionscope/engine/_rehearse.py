@@ -11,7 +11,7 @@ from torch import Tensor
 from fusionscope.data import DataSplits, load_data
 from fusionscope.errors import InputError
 
-from ._checks import check_settings
+from ._checks import check_samples, check_settings
 from ._config import TrainConfig
 from ._memory import choose, loader
 from ._models import describe, rebuild, settings_in_words
@@ -33,6 +33,7 @@ def rehearse(config: TrainConfig, data: DataSplits | None = None) -> DataSplits:
     """
     check_settings(config)
     data = load_data(config.data, seed=config.data_seed) if data is None else data
+    check_samples(data.size("train"), config, 1)
     chosen = choose(data, config.modalities)
     for one in [config, *twins(config, chosen)[: len(chosen.modalities)]]:
         try:

@@ -139,6 +139,7 @@ class Parent:
             if self.idle_deaths >= ATTEMPTS:
                 raise FusionscopeError(f"workers end before they begin a run; the last said:\n{tail(member)}")
             return
+        self.idle_deaths = 0
         self.deaths[run.name] += 1
         count = self.deaths[run.name]
         self.board.say(f"{run}: its worker died by {how}{hint} (attempt {count} of {ATTEMPTS})")

@@ -43,6 +43,12 @@ def save_snapshot(folder: Path, state: dict[str, Any]) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_newer(folder: Path, file: Path) -> bool:
+    """Whether there is a snapshot that was saved after the file was written."""
+    state = folder / STATE
+    return state.exists() and state.stat().st_mtime_ns > file.stat().st_mtime_ns
+
+
 def load_snapshot(folder: Path) -> dict[str, Any] | None:
     """Read what :func:`save_snapshot` wrote; None where there is nothing.
 

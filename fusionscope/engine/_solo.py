@@ -13,8 +13,8 @@ import msgspec
 from fusionscope.data import DataSplits
 from fusionscope.errors import InputError
 
-from ._config import TrainConfig
-from ._folder import SOLO, twin_name
+from ._config import TrainConfig, twin_name
+from ._folder import SOLO
 
 
 def twins(config: TrainConfig, data: DataSplits) -> list[TrainConfig]:

@@ -15,7 +15,7 @@ from fusionscope._files import atomic_write
 from fusionscope.errors import FileError, InputError, did_you_mean
 
 from ._claims import Claims
-from ._config import TrainConfig, expanded, read_toml, settings
+from ._config import TrainConfig, expanded, read_toml, settings, twin_name
 
 CONDITIONS = "conditions.csv"
 OWN = {"out": "out", "seed": "seeds", "resume": "every run goes on", "overwrite": "nothing is overwritten"}
@@ -144,7 +144,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return "running"
         if self.failure_path(run).exists():
             return "failed"
-        return "unfinished" if is_trained(run.folder) or run.unfinished.is_dir() else "pending"
+        return "unfinished" if run.folder.is_dir() or run.unfinished.is_dir() else "pending"
 
     @property
     def claims(self) -> Claims:
@@ -208,12 +208,30 @@ def read_study(path: str | Path, **given: Any) -> Study:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a run folder is there whose training ran to its end. Folders appear whole, so two files tell."""
+    """Whether a run folder is there whose training ran to its end, with all the solo twins that it asks for."""
+    return _ended(folder) and all(_ended(folder / "solo" / name) for name in _twins(folder))
+
+
+def _ended(folder: Path) -> bool:
+    """Folders appear whole, so two files tell."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return (folder / "config.json").exists() and not metrics.get("interrupted", True)
+
+
+def _twins(folder: Path) -> list[str]:
+    """The folders of the solo twins that a run's settings ask for."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        asked, modalities = told["train"], told["data"]["modalities"]
+        seed, copies = int(asked["seed"]), int(asked.get("copies", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    if not asked.get("solo"):
+        return []
+    return [twin_name(m, seed + 1 + k, seed) for k in range(copies + 1) for m in modalities]
 
 
 def write_json(path: Path, value: Any) -> None:

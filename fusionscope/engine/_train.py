@@ -80,5 +80,6 @@ def train(
             name = Path(twin.out).name
             reporter = Reporter(quiet=quiet, title=f"solo {name}")
             one = Job(twin, choose(data, twin.modalities), fabric, reporter, out / SOLO / name, resume)
+            one.before_writing = before_writing
             one.complete("")
     return out

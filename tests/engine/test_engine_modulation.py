@@ -175,6 +175,7 @@ def test_after_its_epochs_nothing_is_changed():
         modulator.apply(epoch)
         after = [p.grad for p in model.encoders.parameters()]
         assert changed == any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert changed == bool(modulator.ratios)
 
 
 def test_all_ranks_go_by_the_sum_over_ranks():

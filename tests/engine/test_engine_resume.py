@@ -17,6 +17,8 @@ import torch
 from fusionscope.engine import TrainConfig, load_run, train
 from fusionscope.engine import _job as job
 from fusionscope.engine import _loop as loop
+from fusionscope.engine._checks import check_samples
+from fusionscope.engine._config import stored_config
 from fusionscope.engine._optim import Ema, make_optimizer, rate
 from fusionscope.engine._order import Order
 from fusionscope.engine._snapshot import load_snapshot, save_snapshot
@@ -222,6 +224,57 @@ def test_what_is_complete_is_left_alone_and_other_settings_are_refused(
         train(settings(toy, tmp_path / "two", resume=True), quiet=True)
     train(settings(toy, tmp_path / "two", epochs=1, overwrite=True), quiet=True)
     assert not state.parent.exists()
+
+
+def test_a_complete_run_of_other_data_is_not_taken_for_this_one(toy: str, tmp_path: Path) -> None:
+    path = Path(toy.partition(":")[2].partition("?")[0])
+    arrays = dict(np.load(path))
+    here = tmp_path / "here.npz"
+    np.savez(here, **arrays)
+    data = toy.replace(str(path), str(here))
+    out = train(settings(data, tmp_path / "run", epochs=1), quiet=True)
+    np.savez(here, **arrays | {"x": -arrays["x"]})
+    with pytest.raises(InputError, match="the data of .* changed since"):
+        train(settings(data, out, epochs=1, resume=True), quiet=True)
+    train(settings(data, out, epochs=1, resume=True, overwrite=True), quiet=True)
+    train(settings(data, out, epochs=1, resume=True), quiet=True)
+
+
+def test_a_finished_run_is_not_taken_for_another_ones_snapshots(toy: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="has the name of one that is not finished"):
+        train(settings(toy, tmp_path / "run.unfinished"), quiet=True)
+
+
+def test_the_settings_of_a_begun_run_are_found_with_a_slash_at_the_end(tmp_path: Path) -> None:
+    save_snapshot(tmp_path / "run.unfinished", {"config": {"lr": 0.5}})
+    assert stored_config(f"{tmp_path}/run/") == stored_config(f"{tmp_path}/run") == {"lr": 0.5}
+
+
+def test_fewer_samples_than_a_step_has_parts_are_refused(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(17, 5)).astype("f4")
+    np.savez(tmp_path / "few.npz", x=x, y=np.arange(17) % 3, split=np.repeat([0, 1, 2], [5, 5, 7]))
+    few = f"npz:{tmp_path}/few.npz?inputs=x:NC&target=y"
+    with pytest.raises(InputError, match="has 5 samples; 1 device with accumulate = 3 need 6 or more"):
+        train(settings(few, tmp_path / "run", accumulate=3), quiet=True)
+    with pytest.raises(InputError, match="2 devices with accumulate = 2 need 8 or more"):
+        check_samples(5, settings(few, tmp_path / "run", accumulate=2), 2)
+    train(settings(few, tmp_path / "run", epochs=1, accumulate=2), quiet=True)
+
+
+def test_scores_that_are_no_numbers_are_null_in_strict_json_and_nan_when_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(31) < 20, rng.normal(size=31), 1.0).astype("f4")  # no R2 of a constant
+    x = rng.normal(size=(31, 5)).astype("f4")
+    np.savez(tmp_path / "flat.npz", x=x, y=y, split=np.repeat([0, 1, 2], [13, 7, 11]))
+    out = train(settings(f"npz:{tmp_path}/flat.npz?inputs=x:NC&target=y", tmp_path / "run", epochs=1), quiet=True)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    told = json.loads((out / "metrics.json").read_text(), parse_constant=refuse)
+    assert told["test"]["r2"] is None
+    assert np.isnan(load_run(out, data=False).metrics["test"]["r2"])
+    assert train(settings(f"npz:{tmp_path}/flat.npz?inputs=x:NC&target=y", out, epochs=1, resume=True)) == out
 
 
 def test_a_snapshot_holds_nested_values(tmp_path: Path) -> None:

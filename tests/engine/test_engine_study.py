@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -197,6 +198,28 @@ def test_only_the_conditions_are_made_where_those_are_missing(tmp_path: Path) ->
     assert set(states(asked).values()) == {"unfinished"}
     worker(asked, train=None).work()
     assert set(states(asked).values()) == {"done"}
+
+
+def test_a_run_is_done_with_its_solo_twins_only(tmp_path: Path) -> None:
+    def joint(config: Any, data: Any, claim: Any) -> Path:
+        folder = fake_train(config)
+        about = {"train": {"seed": config.seed, "solo": True, "copies": 1}, "data": {"modalities": ["a", "b"]}}
+        (folder / "config.json").write_text(json.dumps(about))
+        raise KeyboardInterrupt
+
+    study = small(tmp_path, seeds=(3,), variants={"plain": {}})
+    with pytest.raises(KeyboardInterrupt):
+        worker(study, train=joint).work()
+    assert list(states(study).values()) == ["unfinished"]
+
+    def twins(config: Any, data: Any, claim: Any) -> Path:
+        for name in ("a", "b", "a-seed5", "b-seed5"):
+            assert study.runs[0].state == "running"
+            fake_train(msgspec.structs.replace(config, out=f"{config.out}/solo/{name}"))
+        return Path(config.out)
+
+    worker(study, train=twins).work()
+    assert list(states(study).values()) == ["done"]
 
 
 def test_a_training_that_leaves_no_run_is_a_failure_and_an_interruption_none(tmp_path: Path) -> None:
