@@ -160,8 +160,8 @@ def _kind(config: TrainConfig, data: DataSplits) -> str:
             )
     if config.adversarial and config.accumulate > 1:
         raise InputError(
-            f"accumulate = {config.accumulate} with adversarial: the discriminator would see the last part of each step "
-            "only; leave one of the two out"
+            f"accumulate = {config.accumulate} with adversarial: the discriminator would see the last part of each "
+            "step only; leave one of the two out"
         )
     if config.exchange not in ("auto", "none") and kind == "classifier" and not config.shared:
         raise InputError(f"exchange = {config.exchange!r} works inside a shared encoder: set shared (--shared) too")

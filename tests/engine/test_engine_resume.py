@@ -215,6 +215,11 @@ def test_what_is_complete_is_left_alone_and_other_settings_are_refused(
     assert set(load_run(out).solo) == {"x", "m"}, "twins can be added later"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killing(patch, "_step", 3)
+        train(settings(toy, out, epochs=1, overwrite=True), quiet=True)
+    train(settings(toy, out, epochs=1, overwrite=True, resume=True), quiet=True)
+    assert (out / "metrics.json").stat().st_mtime_ns > before[out / "metrics.json"], "overwritten after all"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, "_step", 3)
         train(settings(toy, tmp_path / "two"), quiet=True)
     with pytest.raises(InputError, match="begun with other settings: epochs = 3 there and 4 now"):
         train(settings(toy, tmp_path / "two", epochs=4, resume=True), quiet=True)
