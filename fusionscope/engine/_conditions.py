@@ -46,8 +46,8 @@ def score_conditions(
     whose random numbers are the same everywhere. Each batch is scored under all conditions while it is at hand.
 
     Conditions:
-        - ``clean``: the test split as it is; the main metric is that of the run's ``metrics.json`` (but for rounding after
-          mixed precision: conditions are scored in float32).
+        - ``clean``: the test split as it is; the main metric is that of the run's ``metrics.json`` (but for
+          rounding after mixed precision: conditions are scored in float32).
         - ``removal``, once per modality: kind "resample" replaces its values by another sample's, which every model can
           be given and no model can tell from data; it is the one that :func:`compare` shows. Kind "present" tells the
           model that the modality is absent, which models have learnt only if trained with modality dropout.
