@@ -24,6 +24,8 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         if self.defer:
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:  # of a job in a script's background: stays so
+                    continue
                 self.before[number] = signal.signal(number, self._handle)
         return self
 
