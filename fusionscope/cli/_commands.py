@@ -12,18 +12,19 @@ from torch import nn
 
 from fusionscope._files import writable_parent
 from fusionscope._function import call_function
-from fusionscope.cli._compare import compare_variants
 from fusionscope.cli._options import CompareOptions, DissectOptions, ReportOptions, TraceOptions
 from fusionscope.cli._trace import trace_model
 from fusionscope.data import DataSplits, load_data
 from fusionscope.dissection import Dissection, check_folder, dissect, launched, load, place
-from fusionscope.engine import Run, TrainConfig, dissection_of, load_run, load_weights, train, with_training
+from fusionscope.engine import Run, TrainConfig, dissection_of, load_run, load_weights, with_training
 from fusionscope.errors import InputError
 
 
 def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | CompareOptions) -> None:
     """Run the command that the options belong to."""
     if isinstance(options, TrainConfig):
+        from fusionscope.engine import train  # Fabric takes seconds to import, which no other command needs
+
         folder = train(options)
         if not place()[0]:
             print(f"run folder: {folder}")
@@ -35,6 +36,8 @@ def run(options: TrainConfig | DissectOptions | TraceOptions | ReportOptions | C
     elif isinstance(options, TraceOptions):
         trace_model(options)
     elif isinstance(options, CompareOptions):
+        from fusionscope.cli._compare import compare_variants
+
         compare_variants(options)
     else:
         found, beside = _told(Path(options.folder))

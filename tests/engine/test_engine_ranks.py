@@ -110,6 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # torch and Fabric are then imported once, and not again for each rank
+    preload = ["fusionscope.engine._train", "fusionscope.measures._instrument"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     multiprocessing.start_processes(worker, (place, port), nprocs=2, start_method="forkserver")
     return place
 
