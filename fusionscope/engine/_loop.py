@@ -109,6 +109,8 @@ class Loop:
         self.feed = Feed(train, config.workers, pin=fabric.device.type == "cuda")
         self.steps = self.order.steps * epochs
         self.wrapped, self.stepping = fabric.setup(self.trainee, self.optimizer)
+        plain = fabric.world_size == 1 and config.precision == "32-true"
+        self.forward = self.trainee if plain else self.wrapped  # Fabric's wrapper does nothing then, but takes its time
         self.augment = Augment(axes, target=task, strength=config.augment, flips=config.flips, seed=config.seed + rank)
         self.centre, self.scale = centre, scale.to(fabric.device)
         self.ema = Ema(trainee, config.ema) if config.ema else None
@@ -190,7 +192,7 @@ class Loop:
             inputs, target = self._fetch(batches)
             alone = fabric.world_size > 1 and part < parts - 1
             with fabric.no_backward_sync(self.wrapped) if alone else nullcontext():
-                outputs, extra = self.wrapped(inputs)
+                outputs, extra = self.forward(inputs)
 
                 def criterion(output: Tensor, target: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
                     if adversary is not None:

@@ -271,7 +271,7 @@ def test_the_record_says_what_it_holds(done):
     found, table, folder = done
     about = json.loads((folder / "about.json").read_text())
     assert (about["metric"], about["task"], about["schema"]) == ("accuracy", "classification", 1)
-    assert about["probe"]["size"] == len(found.probe) == 40
+    assert about["probe"]["size"] == len(found.probe) == 32
     assert set(table.quantity) == set(QUANTITIES) == set(about["quantities"])
     assert about["seconds"] > 0
     assert (table["mean"].isna() == (table.reason != "")).all()
@@ -449,8 +449,8 @@ def test_the_probe_is_balanced_random_and_the_same_for_a_seed():
     target = torch.tensor([0] * 60 + [1] * 13 + [2] * 11)
     data = Memory({m: x for m, x in toy(84).inputs.items()}, target)
     probe = probe_of(model, data, task="classification", train_size=180, seed=5)
-    assert len(probe) == 24
-    assert sorted(torch.bincount(probe.target).tolist()) == [8, 8, 8]
+    assert len(probe) == 19
+    assert sorted(torch.bincount(probe.target).tolist()) == [6, 6, 7]
     assert torch.equal(data.target[probe.index], probe.target)
     assert torch.equal(data.inputs["m"][probe.index], probe.inputs["m"])
     again = probe_of(model, data, task="classification", train_size=180, seed=5)
